@@ -1,0 +1,95 @@
+"""Progress of a run for people: live bars on a terminal, a line now and then elsewhere.
+
+The pipeline may call as often as it likes; updates are spaced here. Goes to stderr, so that
+stdout holds results only.
+"""
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from artifact.wording import arm_title
+
+HEARTBEAT_SECONDS = 10.0
+REFRESH_SECONDS = 0.2
+
+
+class RunProgress:
+    """Call it with (arm, stage, done, total); use it as a context."""
+
+    def __init__(self, *, num_arms: int, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._num_arms = num_arms
+        self._arms: list[str] = []
+        self._stage = ("", "")
+        self._started = self._shown = time.monotonic()
+        self._bars = _bars(self._stream) if self._stream.isatty() else None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "RunProgress":
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, arm: str, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        is_new = (arm, stage) != self._stage
+        if is_new:
+            self._begin(arm, stage, total)
+        interval = REFRESH_SECONDS if self._bars else HEARTBEAT_SECONDS
+        if is_new or done >= total or now - self._shown >= interval:
+            self._shown = now
+            self._show(done, total, now - self._started)
+
+    def _begin(self, arm: str, stage: str, total: int) -> None:
+        if arm not in self._arms:
+            self._arms.append(arm)
+        self._stage, self._started = (arm, stage), time.monotonic()
+        if self._bars:
+            self._task = self._bars.add_task(self._title(), total=max(total, 1))
+
+    def _show(self, done: int, total: int, seconds: float) -> None:
+        if self._bars and self._task is not None:
+            self._bars.update(self._task, completed=min(done, total) if total else 1)
+            return
+        share = done / total if total else 1.0
+        left = f", about {seconds / share - seconds:.0f} s left" if 0 < share < 1 else ""
+        line = f"{self._title()}: {done}/{total} ({share:.0%}), {seconds:.0f} s{left}"
+        print(line, file=self._stream, flush=True)
+
+    def _title(self) -> str:
+        arm, stage = self._stage
+        return (
+            f"[{self._arms.index(arm) + 1}/{self._num_arms}] {arm_title(arm)}: {arm_title(stage)}"
+        )
+
+
+def _bars(stream: TextIO) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+    )

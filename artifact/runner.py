@@ -1,0 +1,129 @@
+"""Runs a claim: every arm of a setting through the pipeline, then one record of them all.
+
+Repeating a run continues it: the pipeline skips what is done. The arms share the public query
+network. The record is written after each arm, so a run that stops half-way can be reported. The
+log may name settings and times, never a private image or an un-noised value.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from artifact.claims import Claim
+from artifact.exit_codes import RunFailedError
+from artifact.records import ClaimRecord, record_folder, write_record
+from privimage.config import RunConfig, load_config
+from privimage.errors import UserError
+from privimage.pipeline import locked, plan_mechanisms, run_pipeline
+from privimage.privacy.accounting import compute_epsilon
+
+logger = logging.getLogger(__name__)
+OnProgress = Callable[[str, str, int, int], None]  # (arm, stage, done, total)
+SHARED_STAGE = "query_network"
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def resolve_arms(claim: Claim, setting_name: str, *, seed: int) -> dict[str, RunConfig]:
+    """The settings of every arm, by name; ConfigError for whatever is wrong with them."""
+    setting = claim.setting(setting_name)
+    configs = {}
+    for arm, overrides in setting.arms.items():
+        fixed = {"name": f"{claim.id}/{setting_name}/{arm}", "seed": seed}
+        configs[arm] = load_config(setting.config, {**overrides, **fixed})
+    return configs
+
+
+def run_claim(
+    claim: Claim,
+    setting_name: str,
+    *,
+    seed: int,
+    out: Path,
+    on_progress: OnProgress = lambda arm, stage, done, total: None,
+) -> ClaimRecord:
+    """Run all arms into `out/CLAIM/SETTING/seedN/ARM` and return the record written beside them.
+
+    A UserError passes through; anything else becomes a RunFailedError that names the log.
+    """
+    configs = resolve_arms(claim, setting_name, seed=seed)
+    folder = record_folder(out, claim.id, setting_name, seed)
+    with locked(folder), logged_to(folder / "log.txt"):
+        (folder / "record.json").unlink(missing_ok=True)
+        record = ClaimRecord(claim.id, setting_name, seed, arms={}, environment={}, seconds=0.0)
+        for arm, config in configs.items():
+            arms = {**record.arms, arm: _run_arm(arm, config, folder, on_progress)}
+            record = dataclasses.replace(
+                record,
+                arms=arms,
+                environment=arms[arm].get("environment", {}),
+                seconds=round(work_seconds(arms), 1),
+            )
+            write_record(folder / "record.json", record)
+    return record
+
+
+def work_seconds(arms: dict[str, dict[str, Any]]) -> float:
+    """Time of all stages, in this command or an earlier one; the shared stage counts once."""
+    timings = [arm["timings_seconds"] for arm in arms.values()]
+    own = sum(sum(t.values()) - t.get(SHARED_STAGE, 0.0) for t in timings)
+    return own + max((t.get(SHARED_STAGE, 0.0) for t in timings), default=0.0)
+
+
+def planned_ledger(config: RunConfig) -> tuple[list[dict[str, Any]], float]:
+    """What a run would charge, as rows, and the epsilon that it adds up to; spends nothing."""
+    plan = plan_mechanisms(config)
+    privacy = config.privacy
+    total = compute_epsilon(
+        tuple(plan.values()), delta=privacy.delta, accountant=privacy.accountant
+    )
+    return [{"name": name, **vars(mechanism)} for name, mechanism in plan.items()], total
+
+
+def resolved_yaml(config: RunConfig) -> str:
+    """The complete settings of an arm, as the run folder will hold them."""
+    return yaml.safe_dump(config.to_dict(), sort_keys=False)
+
+
+@contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Append the log and the warnings of both packages to `path`, whatever the terminal shows."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    loggers = [logging.getLogger(name) for name in ("privimage", "artifact", "py.warnings")]
+    levels = [each.level for each in loggers]
+    logging.captureWarnings(True)
+    for each in loggers:
+        each.addHandler(handler)
+        each.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.removeHandler(handler)
+            each.setLevel(level)
+        logging.captureWarnings(False)
+        handler.close()
+
+
+def _run_arm(arm: str, config: RunConfig, folder: Path, on_progress: OnProgress) -> dict[str, Any]:
+    def progress(stage: str, done: int, total: int) -> None:
+        on_progress(arm, stage, done, total)
+
+    logger.info("arm %s of %s, seed %d", arm, config.name, config.seed)
+    try:
+        return run_pipeline(config, folder / arm, shared=folder / "shared", progress=progress)
+    except UserError as error:
+        logger.error("arm %s: %s", arm, error)
+        raise
+    except Exception as error:
+        logger.exception("arm %s failed", arm)
+        reason = " ".join(str(error).split()) or "no message"
+        raise RunFailedError(
+            f"arm {arm} failed ({type(error).__name__}: {reason[:200]}); details are in "
+            f"{folder / 'log.txt'}; the same command continues the run"
+        ) from error

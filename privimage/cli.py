@@ -1,0 +1,216 @@
+"""`privimage synthesize`: the whole method on a person's own images.
+
+Prints every setting and the budget before the work starts. Mistakes end in one line and exit code 2 (usage) or 4
+(data); the only place of the library that prints.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from privimage.config import RunConfig, load_config
+from privimage.data.sources import describe_sources, inspect_image_set
+from privimage.defaults import default_settings
+from privimage.errors import ConfigError, UserError
+from privimage.export import export_images
+from privimage.pipeline import plan_mechanisms, run_pipeline
+
+app = typer.Typer(
+    help="Differentially private synthetic images (PrivImage).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+
+
+def main() -> None:
+    """Entry point: a UserError becomes one line and its exit code."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def synthesize(
+    sensitive: Annotated[str, typer.Option(help="private images, e.g. folder:/data/mine")],
+    public: Annotated[str, typer.Option(help="labelled public images, e.g. glyphs or cifar100")],
+    epsilon: Annotated[float, typer.Option(help="privacy budget for everything together")],
+    folder: Annotated[Path, typer.Option("--out", help="run folder; repeat to resume")],
+    image_size: Annotated[int | None, typer.Option(help="pixels; default: the images' own")] = None,
+    color: Annotated[str | None, typer.Option(help="grey or rgb; default: as the images")] = None,
+    public_size: Annotated[
+        int | None, typer.Option(help="size of the private set that may be published")
+    ] = None,
+    evaluate_on: Annotated[
+        str | None, typer.Option(help="source whose test split is real data to compare with")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="override, e.g. --set privacy.num_steps=100")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of the public stages")] = 0,
+    data_root: Annotated[Path | None, typer.Option(help="where named image sets lie")] = None,
+    dry_run: Annotated[bool, typer.Option(help="show settings and budget, do nothing")] = False,
+    verbose: Annotated[bool, typer.Option(help="log lines instead of a progress bar")] = False,
+) -> None:
+    """Make synthetic images with the (epsilon, delta) guarantee from private ones."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    config = own_images_config(
+        sensitive=sensitive,
+        public=public,
+        epsilon=epsilon,
+        image_size=image_size,
+        color=color,
+        public_size=public_size,
+        evaluate_on=evaluate_on,
+        overrides=parse_overrides(setting or []) | {"seed": seed},
+        data_root=data_root,
+    )
+    show_plan(config, folder)
+    if dry_run:
+        return
+    with stage_progress(enabled=not verbose) as progress:
+        record = run_pipeline(config, folder, progress=progress, data_root=data_root)
+    export_images(folder / "images.npz", folder / "images")
+    show_result(record, folder)
+
+
+@app.command()
+def sources() -> None:
+    """List the named image sets and where each is looked for."""
+    for name, description in describe_sources().items():
+        out.print(f"[bold]{name}[/bold]  {description}", highlight=False)
+
+
+def own_images_config(
+    *,
+    sensitive: str,
+    public: str,
+    epsilon: float,
+    image_size: int | None,
+    color: str | None,
+    public_size: int | None,
+    evaluate_on: str | None,
+    overrides: dict[str, Any],
+    data_root: Path | None,
+) -> RunConfig:
+    """Defaults for these images, with what the user set on top."""
+    mine = inspect_image_set(sensitive, "train", data_root=data_root)
+    theirs = inspect_image_set(public, "train", data_root=data_root)
+    size = public_size or mine.num_images
+    values = default_settings(
+        sensitive=sensitive,
+        public=public,
+        image_size=image_size or rounded_size(mine.image_size),
+        color=color or mine.color,
+        num_labels=mine.num_classes,
+        num_public_classes=theirs.num_classes,
+        public_size=size,
+        epsilon=epsilon,
+    )
+    values["data"] |= {"public_size": size, "evaluate_on": evaluate_on}
+    return load_config(values, overrides)
+
+
+def rounded_size(pixels: int) -> int:
+    """The images' own size where the network can take it, at most 64."""
+    return max(8, min(64, pixels // 4 * 4))
+
+
+def parse_overrides(settings: list[str]) -> dict[str, Any]:
+    """["privacy.num_steps=100"] -> {"privacy.num_steps": 100}; values are read as YAML."""
+    overrides = {}
+    for item in settings:
+        path, equals, value = item.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"--set {item!r}: write it as section.key=value")
+        try:
+            overrides[path] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {item!r}: {value!r} is not valid YAML") from error
+    return overrides
+
+
+def show_plan(config: RunConfig, folder: Path) -> None:
+    """All settings and what will be spent, before anything is done."""
+    plan = plan_mechanisms(config)
+    out.rule("settings")
+    out.print(yaml.safe_dump(config.to_dict(), sort_keys=False), highlight=False, end="")
+    out.rule("budget")
+    privacy = config.privacy
+    out.print(
+        f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy for one image, "
+        f"add or remove, accounted by {privacy.accountant.upper()}:",
+        highlight=False,
+    )
+    for name, m in plan.items():
+        out.print(
+            f"  {name}: noise multiplier {m.noise_multiplier:.4g}, "
+            f"sampling rate {m.sampling_rate:g}, {m.count} step{'s' * (m.count > 1)}",
+            highlight=False,
+        )
+    size = config.data.public_size
+    out.print(f"  the size of the private set is treated as public: {size}", highlight=False)
+    out.print(f"run folder: {folder}", highlight=False)
+
+
+def show_result(record: dict[str, Any], folder: Path) -> None:
+    """What was spent and where everything lies."""
+    privacy = record["privacy"]
+    out.rule("done")
+    out.print(
+        f"spent epsilon {privacy['epsilon']:.4f} of {privacy['target_epsilon']:g} "
+        f"(RDP {privacy['epsilon_rdp']:.4f}, PLD {privacy['epsilon_pld']:.4f}) "
+        f"at delta {privacy['delta']:g}",
+        highlight=False,
+    )
+    for name, value in record["metrics"].items():
+        out.print(f"  {name}: {value:.4g}", highlight=False)
+    for name, what in (
+        ("images/", "synthetic images, a folder per class"),
+        ("images.npz", "the same as arrays"),
+        ("samples.png", "a grid to look at"),
+        ("model.safetensors", "the private model's weights"),
+        ("privacy_statement.md", "what is promised, and what is not"),
+    ):
+        out.print(f"  {folder / name}  {what}", highlight=False)
+
+
+class stage_progress:
+    """A progress bar a stage on a terminal, heartbeat lines elsewhere; itself the progress call."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description:14}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            console=out,
+            disable=not enabled or not out.is_terminal,
+        )
+        self.tasks: dict[str, Any] = {}
+        self.last, self.heartbeat = time.monotonic(), not out.is_terminal
+
+    def __enter__(self) -> "stage_progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bar.add_task(stage, total=total)
+        self.bar.update(self.tasks[stage], completed=done, total=total)
+        if self.heartbeat and (time.monotonic() - self.last > 15 or done == total):
+            self.last = time.monotonic()
+            out.print(f"{stage}: {done}/{total}", highlight=False)

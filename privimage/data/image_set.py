@@ -1,0 +1,116 @@
+"""What an image set is: square uint8 images, one label each, and a size that may be published.
+
+Used for public and sensitive images alike (paper, section 3.1). `images` and `labels` of a
+sensitive set are private; `class_names`, the image shape and `public_size` are taken to be
+public. The true size of a sensitive set is private under add/remove adjacency, so whatever
+divides by a size divides by `public_size`, never by `len()`.
+"""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from privimage.errors import DataInvalidError
+
+ONE_CLASS = "all"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images (number, channel, height, width) as uint8 with int64 labels below `num_classes`."""
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    source: str
+    public_size: int
+
+    def __post_init__(self) -> None:
+        fault = _fault(self)
+        if fault:
+            raise DataInvalidError(f"image set {self.source}: {fault}")
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def num_channels(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        return self.images.shape[2]
+
+    def take(self, indices: Int64[Tensor, " chosen"]) -> "ImageSet":
+        """The images at `indices`, in that order; meant for public sets: its size becomes public."""
+        return replace(
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            public_size=max(1, len(indices)),
+        )
+
+    def without_labels(self) -> "ImageSet":
+        """The same images as one class (the unconditional mode)."""
+        return replace(self, labels=torch.zeros_like(self.labels), class_names=(ONE_CLASS,))
+
+    def with_public_size(self, public_size: int) -> "ImageSet":
+        """The same images with a size that their owner chose to publish."""
+        return replace(self, public_size=public_size)
+
+    def fingerprint(self, key: bytes | None = None) -> str:
+        """SHA-256 over shape, images, labels and names, or HMAC-SHA256 under `key`.
+
+        The plain hash of a private set confirms a guess of its content, so a private set is named
+        under a secret key only.
+        """
+        digest = hashlib.sha256() if key is None else hmac.new(key, digestmod=hashlib.sha256)
+        digest.update(repr((tuple(self.images.shape), self.class_names)).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
+        return digest.hexdigest()
+
+
+def to_model_range(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Bytes to [-1, 1], the range of the diffusion model and of the query network."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """[-1, 1] to bytes as the paper's sampling does: clamped to the range, then truncated."""
+    return ((images / 2 + 0.5).clamp(0, 1) * 255).to(torch.uint8)
+
+
+def _fault(image_set: ImageSet) -> str | None:
+    images, labels = image_set.images, image_set.labels
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        return (
+            f"images are {images.dtype} of shape {tuple(images.shape)}; "
+            "give uint8 of shape (number, channel, height, width)"
+        )
+    if images.shape[2] != images.shape[3] or images.shape[1] not in (1, 3):
+        return (
+            f"images have shape {tuple(images.shape[1:])}; "
+            "give square images of 1 or 3 channels (a Preparation makes them so)"
+        )
+    if labels.dtype != torch.int64 or tuple(labels.shape) != (images.shape[0],):
+        return (
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}; "
+            f"give int64 of shape ({images.shape[0]},)"
+        )
+    num_classes = len(image_set.class_names)
+    if len(set(image_set.class_names)) != num_classes or num_classes == 0:
+        return "class names are missing or repeated; give each class a name of its own"
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        return f"a label lies outside 0 to {num_classes - 1}; number the classes from 0"
+    if image_set.public_size < 1:
+        return f"public_size is {image_set.public_size}; give a positive number"
+    return None

@@ -1,0 +1,149 @@
+"""Named image sets and `folder:PATH`: what a configuration calls a set, and how it is found.
+
+Named sets are public benchmarks. A `folder:` set may be private: it is read into memory, and
+nothing of it is written to a disk unless the caller asks for the cache. Nothing is downloaded
+unless the caller asks for that.
+"""
+
+import difflib
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from privimage.data import published
+from privimage.data.cache import cached_image_set, default_cache_dir, stamp
+from privimage.data.glyphs import render_glyphs, rendering_key
+from privimage.data.image_set import ImageSet
+from privimage.data.image_tree import SPLITS, read_image_tree
+from privimage.data.npz import read_npz
+from privimage.data.preparation import Preparation
+from privimage.errors import ConfigError, DataMissingError
+
+FOLDER_PREFIX = "folder:"
+NAMED_SOURCES = ("digits", "glyphs", *published.PUBLISHED)
+DIGITS_MAXIMUM = 16
+HELD_OUT_EVERY = 5
+
+
+def load_image_set(
+    source: str,
+    split: str,
+    *,
+    preparation: Preparation,
+    data_root: Path | None = None,
+    cache: bool = False,
+    cache_dir: Path | None = None,
+    download: bool = False,
+) -> ImageSet:
+    """One split of a set, prepared.
+
+    `cache=True` keeps the prepared images under `cache_dir`, by default the user's cache folder;
+    never ask for it with a private set. ConfigError for an unknown name, DataMissingError for a
+    set that is not there, DataInvalidError for one that cannot be read safely.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"there is no split {split!r}; choose train or test")
+    kept_in = (cache_dir or default_cache_dir()) if cache else None
+    data_root = data_root or default_data_root()
+    if source == "digits":
+        return load_digits(split, preparation=preparation)
+    if source == "glyphs":
+        return load_glyphs(split, preparation=preparation, cache_dir=kept_in)
+    if download and source in published.PUBLISHED:
+        published.download(source, data_root=data_root)
+    path, reader = locate(source, split, data_root=data_root)
+    return cached_image_set(
+        partial(reader, preparation),
+        cache_dir=kept_in,
+        name=source.partition(":")[0],
+        depends_on={
+            "source": source,
+            "split": split,
+            "preparation": preparation.describe(),
+            "files": stamp(path) if kept_in else None,
+        },
+    )
+
+
+def locate(source: str, split: str, *, data_root: Path) -> tuple[Path, published.Reader]:
+    """Where a set lies and how it is read, without reading it."""
+    if source in published.PUBLISHED:
+        return published.find_published(source, split, data_root=data_root)
+    if not source.startswith(FOLDER_PREFIX):
+        raise ConfigError(_unknown(source))
+    path = Path(source.removeprefix(FOLDER_PREFIX)).expanduser()
+    if not path.exists():
+        raise DataMissingError(
+            f"{source}: there is no {path.absolute()}; give a folder of class folders, "
+            "a zip file of one, or an npz file"
+        )
+    if path.suffix != ".npz" or path.is_dir():
+        return path, lambda preparation: read_image_tree(
+            path, split=split, preparation=preparation, source=source
+        )
+    if split != "train":
+        raise DataMissingError(
+            f"{source} has no {split} images; an npz file is all train: give the {split} images "
+            "as a set of their own"
+        )
+    return path, lambda preparation: read_npz(path, preparation=preparation, source=source)
+
+
+def load_digits(split: str, *, preparation: Preparation) -> ImageSet:
+    """The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships (Alpaydin 1998)."""
+    from sklearn.datasets import load_digits as load_bundled_digits  # a second to import
+
+    bundled: Any = load_bundled_digits()
+    labels = torch.from_numpy(bundled.target.astype(np.int64))
+    pixels = np.rint(bundled.images * (255 / DIGITS_MAXIMUM)).astype(np.uint8)
+    chosen = split_indices(labels, split)
+    return ImageSet(
+        images=preparation.prepare(torch.from_numpy(pixels)[chosen, None]),
+        labels=labels[chosen],
+        class_names=tuple("0123456789"),
+        source="digits",
+        public_size=len(chosen),
+    )
+
+
+def load_glyphs(split: str, *, preparation: Preparation, cache_dir: Path | None = None) -> ImageSet:
+    """Rendered characters at the size asked for; see `privimage.data.glyphs`."""
+    size = preparation.image_size
+    glyphs = cached_image_set(
+        partial(render_glyphs, size),
+        cache_dir=cache_dir,
+        name="glyphs",
+        depends_on={"rendering": rendering_key(size)},
+    )
+    chosen = glyphs.take(split_indices(glyphs.labels, split))
+    return replace(chosen, images=preparation.prepare(chosen.images))
+
+
+def split_indices(labels: Int64[Tensor, " number"], split: str) -> Int64[Tensor, " chosen"]:
+    """Every fifth image, counted class by class, is for the test; a fixed and stratified split."""
+    by_class = torch.argsort(labels, stable=True)
+    is_test = torch.arange(len(labels)) % HELD_OUT_EVERY == 0
+    return by_class[is_test if split == "test" else ~is_test].sort().values
+
+
+def default_data_root() -> Path:
+    """`$PRIVIMAGE_DATA`, else `$XDG_DATA_HOME/privimage`, by default `~/.local/share/privimage`."""
+    if given := os.environ.get("PRIVIMAGE_DATA"):
+        return Path(given)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "privimage"
+
+
+def _unknown(source: str) -> str:
+    close = difflib.get_close_matches(source, NAMED_SOURCES, n=1)
+    guess = f"did you mean {close[0]}? " if close else ""
+    return (
+        f"there is no image set {source!r}; {guess}choose {', '.join(NAMED_SOURCES)}, "
+        "or folder:PATH for images of your own"
+    )

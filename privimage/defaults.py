@@ -1,0 +1,95 @@
+"""Sensible settings for images that nobody has tuned for: from public facts about the sets to a configuration.
+
+Everything follows from image size, number of labels, number of public classes and the *public* size of the sensitive
+set, never from the images. The ratios are the paper's (SPEC A.2, A.5, A.6) where a set is large enough for them.
+"""
+
+from typing import Any
+
+
+def default_settings(
+    *,
+    sensitive: str,
+    public: str,
+    image_size: int,
+    color: str,
+    num_labels: int,
+    num_public_classes: int,
+    public_size: int,
+    epsilon: float,
+) -> dict[str, Any]:
+    """A mapping for `load_config`; every value in it may be overridden."""
+    conditional = num_labels > 1
+    classes_per_label = default_classes_per_label(num_labels, num_public_classes)
+    sampling_rate, num_steps = default_sampling(public_size)
+    large = image_size >= 28
+    return {
+        "name": "synthesize",
+        "data": {
+            "sensitive": sensitive,
+            "public": public,
+            "image_size": image_size,
+            "color": color,
+            "conditional": conditional,
+        },
+        "privacy": {
+            "epsilon": epsilon,
+            "delta": default_delta(public_size),
+            "query_noise_multiplier": default_query_multiplier(
+                public_size, num_labels, classes_per_label
+            ),
+            "sampling_rate": sampling_rate,
+            "num_steps": num_steps,
+            "clip_norm": 0.001,
+        },
+        "query_network": {
+            "widths": [32, 64, 128] if large else [32, 64],
+            "blocks": [1, 1, 1] if large else [1, 1],
+            "block": "basic",
+            "epochs": 8,
+            "batch_size": 128,
+            "learning_rate": 0.1,
+            "horizontal_flip": False,
+            "augment_shift": 1,
+        },
+        "selection": {"classes_per_label": classes_per_label, "assignment": "matching"},
+        "network": {
+            "base_channels": 32,
+            "channel_multipliers": [1, 2, 2] if large else [1, 2],
+            "attention_resolutions": [image_size // 2],
+        },
+        "pretrain": {
+            "num_images": 1_000_000 if large else 300_000,
+            "batch_size": 128,
+            "learning_rate": 1e-3,
+            "ema_rate": 0.999,
+            "horizontal_flip": False,
+        },
+        "finetune": {"learning_rate": 1e-3, "noise_multiplicity": 8 if large else 4},
+        "sampling": {"num_images": max(num_labels, min(public_size, 50_000))},
+        "evaluation": {"horizontal_flip": False},
+    }
+
+
+def default_delta(public_size: int) -> float:
+    """One significant digit, at most a tenth of 1/N."""
+    exponent = len(str(public_size))
+    return 10.0 ** -(exponent + 1)
+
+
+def default_classes_per_label(num_labels: int, num_public_classes: int) -> int:
+    """The paper keeps 5 of 1000 classes a label, and 10 where there is one label only."""
+    wanted = 10 if num_labels == 1 else 5
+    return max(1, min(wanted, num_public_classes // (2 * num_labels)))
+
+
+def default_query_multiplier(public_size: int, num_labels: int, classes_per_label: int) -> float:
+    """Noise of about 5 % of the images of a label in every cell; never under 4, never over 50."""
+    per_label = public_size / num_labels
+    return round(min(50.0, max(4.0, 0.05 * per_label / classes_per_label**0.5)), 2)
+
+
+def default_sampling(public_size: int) -> tuple[float, int]:
+    """(sampling rate, steps): a fifth of a small set at a time, about 4,096 images of a large one."""
+    rate = min(0.2, 4096 / public_size)
+    return round(rate, 6), max(60, round(12 / rate))

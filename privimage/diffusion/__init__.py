@@ -1,0 +1,1 @@
+"""The denoising diffusion model (EDM): network, preconditioning, loss, averaged weights, samplers."""

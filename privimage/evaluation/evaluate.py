@@ -1,0 +1,101 @@
+"""The evaluation of one set of synthetic images against real test images (paper: utility and FID;
+SPEC A.8, A.9).
+
+Reads real images, so its numbers are not covered by the privacy guarantee. Fidelity is FID where
+the Inception weights are at hand; elsewhere a Frechet distance in the query network's features,
+and then never called FID.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from privimage.config import EvaluationConfig
+from privimage.data.image_set import ImageSet
+from privimage.evaluation.features import (
+    Extractor,
+    extract_statistics,
+    inception_extractor,
+    query_network_extractor,
+)
+from privimage.evaluation.frechet import frechet_distance
+from privimage.evaluation.utility import KINDS, UtilityConfig, classify_with
+
+
+def evaluate(
+    images: UInt8[Tensor, "num channel height width"],
+    labels: Int[Tensor, " num"],
+    *,
+    real_test: ImageSet,
+    real_train: ImageSet | None,
+    network: nn.Module,
+    config: EvaluationConfig,
+    with_classifiers: bool,
+    seed: int,
+    device: torch.device,
+    inception_weights: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Metrics by name. With `real_train` the same numbers for real images stand beside them
+    ("real_...").
+    """
+    candidates = {"": (images, labels)}
+    if real_train is not None:
+        candidates["real_"] = (real_train.images, real_train.labels)
+    extractor = inception_extractor(inception_weights, device=device)
+    extractor = extractor or query_network_extractor(network, device=device)
+    metrics: dict[str, Any] = {}
+    total = len(candidates) * (1 + len(KINDS) * with_classifiers)
+    done = 0
+    for prefix, (candidate, candidate_labels) in candidates.items():
+        sample = _random_sample(candidate, config.frechet_num_images, seed=seed)
+        metrics[prefix + metric_name(extractor)] = frechet_to_real(sample, real_test, extractor)
+        metrics[prefix + "frechet_num_images"] = len(sample)
+        on_progress(done := done + 1, total)
+        for kind in KINDS if with_classifiers else ():
+            metrics[f"{prefix}{kind}_accuracy"] = classify_with(
+                kind,
+                candidate,
+                candidate_labels,
+                real_test.images,
+                real_test.labels,
+                num_classes=real_test.num_classes,
+                config=utility_config(config),
+                seed=seed,
+                device=device,
+            )
+            on_progress(done := done + 1, total)
+    metrics["frechet_reference_num_images"] = len(real_test)
+    return metrics
+
+
+def metric_name(extractor: Extractor) -> str:
+    """Only Inception features make a Frechet distance a FID."""
+    return "fid" if extractor.name == "inception" else f"frechet_{extractor.name}"
+
+
+def frechet_to_real(
+    images: UInt8[Tensor, "num channel height width"], real: ImageSet, extractor: Extractor
+) -> float:
+    """Frechet distance between the features of `images` and those of the real images."""
+    synthetic = extract_statistics(images, extractor, batch_size=500)
+    reference = extract_statistics(real.images, extractor, batch_size=500)
+    return frechet_distance(synthetic, reference)
+
+
+def utility_config(config: EvaluationConfig) -> UtilityConfig:
+    return UtilityConfig(
+        cnn_width=config.cnn_width,
+        cnn_epochs=config.cnn_epochs,
+        cnn_batch_size=config.cnn_batch_size,
+        horizontal_flip=config.horizontal_flip,
+    )
+
+
+def _random_sample(images: Tensor, num: int, *, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return images[torch.randperm(len(images), generator=generator)[:num]]

@@ -1,0 +1,140 @@
+"""Features for the Frechet distance: Inception's or the query network's.
+
+Only distances of the Inception features of Heusel et al. (2017) may be called FID; an extractor's
+name carries that into the reports. Nothing here goes online: pytorch-fid's port of Inception is
+read from a local file and checked. The paper's artifact used NVIDIA's port: expect small
+differences.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from pytorch_fid import inception as fid_blocks
+from torch import Tensor, nn
+from torchvision.models.inception import Inception3
+
+from privimage.data.image_set import to_model_range
+from privimage.errors import DataInvalidError, DataMissingError
+from privimage.evaluation.frechet import FeatureStatistics
+from privimage.manifest import file_sha256
+from privimage.semantics.classifier import QueryNetwork
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256_PREFIX = (
+    "6726825d"  # the only published part: by custom it stands in the file name
+)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A map from images to feature vectors, with the name that its distances must carry."""
+
+    name: Literal["inception", "query_network"]
+    dims: int
+    device: torch.device
+    features_of: Callable[[Tensor], Tensor]  # from [-1, 1], on `device`
+
+    @property
+    def metric(self) -> str:
+        """What a Frechet distance of these features is called in a record."""
+        return "fid" if self.name == "inception" else f"frechet_{self.name}"
+
+    @torch.no_grad()
+    def __call__(
+        self, images: UInt8[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch feature"]:
+        return self.features_of(to_model_range(images.to(self.device))).float()
+
+
+def query_network_extractor(network: QueryNetwork, *, device: torch.device) -> Extractor:
+    """The last features of the public classifier; the network is put into evaluation mode."""
+    network.to(device).eval()
+    return Extractor("query_network", network.feature_size, device, network.features)
+
+
+def inception_extractor(
+    weights: Path | None,
+    *,
+    device: torch.device,
+    sha256_prefix: str = INCEPTION_SHA256_PREFIX,
+) -> Extractor | None:
+    """The FID features, from `weights` or the usual places; None when no place has them.
+
+    A named file that is missing, or any file with other content, is an error and never passed over.
+    """
+    path = weights or find_inception_weights()
+    if path is None:
+        return None
+    network = _load_inception(path, sha256_prefix).to(device).eval()
+
+    def features_of(x: Tensor) -> Tensor:
+        x = x.expand(-1, 3, -1, -1)  # grey becomes three equal channels
+        return network(F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False))
+
+    return Extractor("inception", 2048, device, features_of)
+
+
+def find_inception_weights() -> Path | None:
+    """Looks in $PRIVIMAGE_DATA (or the user's data folder), then in torch's own download cache."""
+    share = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    data_root = Path(os.environ.get("PRIVIMAGE_DATA") or share / "privimage")
+    candidates = [
+        data_root / INCEPTION_FILE,
+        Path(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE),
+    ]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def extract_statistics(
+    images: UInt8[Tensor, "num channel height width"], extractor: Extractor, batch_size: int
+) -> FeatureStatistics:
+    """Statistics of all images, however they are cut into batches."""
+    batches = images.split(batch_size)
+    parts = (FeatureStatistics.of(extractor(batch)) for batch in batches)
+    return reduce(FeatureStatistics.merge, parts)
+
+
+def _load_inception(path: Path, sha256_prefix: str) -> nn.Module:
+    """Checks the file before anything of it is parsed, then parses tensors only."""
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        raise DataMissingError(
+            f"Inception weights {path}: cannot be read ({error.strerror}); "
+            f"put {INCEPTION_FILE} of the pytorch-fid releases there"
+        ) from error
+    if not digest.startswith(sha256_prefix):
+        raise DataInvalidError(
+            f"Inception weights {path}: SHA-256 begins with {digest[:8]}, not {sha256_prefix}; "
+            f"delete the file and fetch {INCEPTION_FILE} of the pytorch-fid releases again"
+        )
+    network = _fid_inception()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network.add_module("fc", nn.Identity())  # the features are what the last layer would get
+    return network
+
+
+def _fid_inception() -> Inception3:
+    """Inception v3 as TensorFlow's FID has it: its own pooling in nine of the mixed blocks."""
+    network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
+    replacements = {
+        "Mixed_5b": fid_blocks.FIDInceptionA(192, pool_features=32),
+        "Mixed_5c": fid_blocks.FIDInceptionA(256, pool_features=64),
+        "Mixed_5d": fid_blocks.FIDInceptionA(288, pool_features=64),
+        "Mixed_6b": fid_blocks.FIDInceptionC(768, channels_7x7=128),
+        "Mixed_6c": fid_blocks.FIDInceptionC(768, channels_7x7=160),
+        "Mixed_6d": fid_blocks.FIDInceptionC(768, channels_7x7=160),
+        "Mixed_6e": fid_blocks.FIDInceptionC(768, channels_7x7=192),
+        "Mixed_7b": fid_blocks.FIDInceptionE_1(1280),
+        "Mixed_7c": fid_blocks.FIDInceptionE_2(2048),
+    }
+    for name, block in replacements.items():
+        setattr(network, name, block)
+    return network

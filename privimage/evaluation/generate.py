@@ -1,0 +1,113 @@
+"""Synthetic images from a finished model, and a picture of some of them (SPEC A.7).
+
+Labels go round the classes in turn: class frequencies of the sensitive set were never asked for and
+are not used. Everything here is post-processing of released weights, at no privacy cost.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import torch
+from jaxtyping import Int, Int64, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from privimage.data.image_set import to_uint8
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.sampler import SAMPLERS
+from privimage.errors import ConfigError
+
+
+def generate_images(
+    denoiser: Denoiser,
+    *,
+    num_images: int,
+    num_classes: int,
+    sampler: str,
+    num_steps: int,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
+    """Images and labels on the CPU, image i of class i mod num_classes.
+
+    With `num_classes` 0 (an unconditional network) all labels are 0. The noise comes from
+    `generator`, which lives on `device`; another batch size gives other images. Puts `denoiser` in
+    evaluation mode. `on_progress` gets the number of images done.
+    """
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"sampler is {sampler!r}; choose one of {', '.join(SAMPLERS)}")
+    config = denoiser.unet.config
+    assert num_classes == config.num_classes, "labels are those of the network"
+    denoiser.eval()
+    labels = torch.arange(num_images) % max(num_classes, 1)
+    images = torch.empty(
+        num_images, config.num_channels, config.image_size, config.image_size, dtype=torch.uint8
+    )
+    for start in range(0, num_images, batch_size):
+        part = slice(start, min(start + batch_size, num_images))
+        latents = torch.randn(images[part].shape, generator=generator, device=device)
+        classes = labels[part].to(device) if num_classes else None
+        drawn = SAMPLERS[sampler](denoiser, latents, classes, num_steps=num_steps)
+        images[part] = to_uint8(drawn).cpu()
+        if on_progress is not None:
+            on_progress(part.stop)
+    return images, labels
+
+
+def sample_grid(
+    images: UInt8[Tensor, "num channel height width"],
+    labels: Int[Tensor, " num"],
+    class_names: tuple[str, ...],
+    *,
+    per_class: int,
+) -> Image.Image:
+    """The first `per_class` images of every class that has any, one row a class, its name at the
+    left. Images under 24 pixels are shown three times as large.
+    """
+    chosen = {label: images[labels == label][:per_class] for label in range(len(class_names))}
+    rows = [(class_names[label], row) for label, row in chosen.items() if len(row)]
+    cell = images.shape[-1] * (_ENLARGED if images.shape[-1] < 24 else 1)
+    font = _font()
+    names = [_shortened(name, font) for name, _ in rows]
+    left = _GAP + max((round(font.getlength(name)) for name in names), default=0)
+    pitch, height = cell + _GAP, max(cell, _LINE_HEIGHT) + _GAP
+    num_columns = max((len(row) for _, row in rows), default=0)
+    size = (left + _GAP + num_columns * pitch, _GAP + len(rows) * height)
+    picture = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(picture)
+    for index, (_, row) in enumerate(rows):
+        top = _GAP + index * height
+        middle = top + (height - _GAP) / 2
+        draw.text((left, middle), names[index], fill="black", font=font, anchor="rm")
+        for column, image in enumerate(row):
+            place = (left + _GAP + column * pitch, top + (height - _GAP - cell) // 2)
+            picture.paste(_picture(image).resize((cell, cell), Image.Resampling.NEAREST), place)
+    return picture
+
+
+_ENLARGED, _GAP, _FONT_SIZE, _LINE_HEIGHT = 3, 4, 12, 16
+_LONGEST_NAME = 240  # pixels
+
+
+def _picture(image: Tensor) -> Image.Image:
+    array = image.cpu().permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships: class names may be in any European language."""
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    return ImageFont.truetype(folder / "DejaVuSans.ttf", _FONT_SIZE)
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont) -> str:
+    """`name` in one line, cut with an ellipsis when it is wider than a row's label may be."""
+    name = " ".join(name.split())
+    if font.getlength(name) <= _LONGEST_NAME:
+        return name
+    while name and font.getlength(name + "…") > _LONGEST_NAME:
+        name = name[:-1]
+    return name + "…"

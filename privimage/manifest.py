@@ -1,0 +1,83 @@
+"""When a stage is done: its manifest holds the hashes of its inputs and outputs, and is written
+last.
+
+`stages/<stage>.json` is first written as "started" with the inputs, and replaced as "done" with
+the outputs' SHA-256. A stage is skipped only if the inputs are the same and every output still
+has its hash. Inputs name private data by a keyed hash only.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from privimage.durable import write_json_durably
+
+FORMAT = 1
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_done(folder: Path, stage: str, inputs: dict[str, Any]) -> bool:
+    """True if the stage ended with these very inputs and its outputs are untouched."""
+    manifest = read(folder, stage)
+    if manifest is None or manifest["state"] != "done" or manifest["inputs"] != inputs:
+        return False
+    outputs = manifest["outputs"]
+    return all((folder / n).is_file() and file_sha256(folder / n) == h for n, h in outputs.items())
+
+
+def was_started_otherwise(folder: Path, stage: str, inputs: dict[str, Any]) -> bool:
+    """True if the stage was begun here with other inputs."""
+    manifest = read(folder, stage)
+    return manifest is not None and manifest["inputs"] != inputs
+
+
+def start(folder: Path, stage: str, inputs: dict[str, Any]) -> None:
+    """Say that the stage is under way: what lies in the folder does not count as its result yet."""
+    write_json_durably(
+        _path(folder, stage),
+        {"format": FORMAT, "stage": stage, "state": "started", "inputs": inputs},
+    )
+
+
+def finish(
+    folder: Path, stage: str, inputs: dict[str, Any], outputs: Iterable[str], seconds: float
+) -> None:
+    """Say that the stage is done; the outputs (paths inside the folder) lie finished on the
+    disk.
+    """
+    hashes = {name: file_sha256(folder / name) for name in outputs}
+    write_json_durably(
+        _path(folder, stage),
+        {
+            "format": FORMAT,
+            "stage": stage,
+            "state": "done",
+            "inputs": inputs,
+            "outputs": hashes,
+            "seconds": round(seconds, 3),
+        },
+    )
+
+
+def read(folder: Path, stage: str) -> dict[str, Any] | None:
+    """The stage's manifest, or None where there is none that can be read."""
+    try:
+        manifest = json.loads(_path(folder, stage).read_text())
+    except (OSError, ValueError):
+        return None
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    return manifest if known and {"state", "inputs"} <= manifest.keys() else None
+
+
+def _path(folder: Path, stage: str) -> Path:
+    return folder / "stages" / f"{stage}.json"

@@ -1,0 +1,229 @@
+"""The privacy ledger: what a run has promised, reserved and spent, on the disk before any private
+output is used.
+
+Every access to the sensitive images goes through here: `reserve` sets budget aside for a mechanism,
+`charge` records each use of it. A reported epsilon comes from this file alone. Unit: one image;
+adjacency: add or remove one image. Nothing in it is private: counts of mechanism uses, noise
+multipliers, and a keyed hash that names the image set.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from privimage.durable import write_json_durably
+from privimage.errors import BudgetError, RunFolderError
+from privimage.privacy.accounting import Accountant, Mechanism, compute_epsilon
+from privimage.privacy.rng import RandomSource
+
+FORMAT = 1
+UNIT = "one image"
+ADJACENCY = "add_or_remove"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    mechanism: Mechanism  # its count is what is reserved
+    charged: int
+
+
+class PrivacyLedger:
+    """One promise (epsilon, delta) and everything charged against it; `path` None keeps it in
+    memory.
+
+    One process at a time may use a ledger file: the caller holds the run folder's lock.
+    """
+
+    def __init__(self, path: Path | None, terms: dict[str, Any], entries: dict[str, _Entry]):
+        self._path = path
+        self._terms = terms
+        self._entries = entries
+
+    @staticmethod
+    def create(
+        path: Path | None,
+        *,
+        epsilon: float,
+        delta: float,
+        accountant: Accountant,
+        data_id: str,
+        random_source: RandomSource,
+    ) -> "PrivacyLedger":
+        """A new ledger, written at once. An existing file is never replaced: that would forget
+        what was spent.
+        """
+        if path is not None and path.exists():
+            raise RunFolderError(f"{path} exists already; open it, or use a new run folder")
+        terms = _terms(epsilon, delta, accountant, data_id, random_source)
+        ledger = PrivacyLedger(path, terms, {})
+        ledger._commit({})
+        return ledger
+
+    @staticmethod
+    def open(
+        path: Path,
+        *,
+        epsilon: float,
+        delta: float,
+        accountant: Accountant,
+        data_id: str,
+        random_source: RandomSource,
+    ) -> "PrivacyLedger":
+        """The ledger of an earlier process; RunFolderError unless target, images and source are
+        the same.
+        """
+        terms, entries = _read(path)
+        asked = _terms(epsilon, delta, accountant, data_id, random_source)
+        for name, value in asked.items():
+            if terms.get(name) != value:
+                raise RunFolderError(
+                    f"{path} has {name} {terms.get(name)!r}, and this run {value!r}; "
+                    "continue with the settings and images of that run, or use a new run folder"
+                )
+        return PrivacyLedger(path, terms, entries)
+
+    @staticmethod
+    def load_or_create(
+        path: Path | None,
+        *,
+        epsilon: float,
+        delta: float,
+        accountant: Accountant,
+        data_id: str,
+        random_source: RandomSource,
+    ) -> "PrivacyLedger":
+        """`open` if the file is there, else `create`."""
+        if path is None or not path.exists():
+            return PrivacyLedger.create(
+                path,
+                epsilon=epsilon,
+                delta=delta,
+                accountant=accountant,
+                data_id=data_id,
+                random_source=random_source,
+            )
+        return PrivacyLedger.open(
+            path,
+            epsilon=epsilon,
+            delta=delta,
+            accountant=accountant,
+            data_id=data_id,
+            random_source=random_source,
+        )
+
+    @property
+    def reserved(self) -> dict[str, Mechanism]:
+        """What has been set aside, by name; a mechanism's count is the number of uses allowed."""
+        return {name: entry.mechanism for name, entry in self._entries.items()}
+
+    def reserve(self, name: str, mechanism: Mechanism) -> None:
+        """Set budget aside; BudgetError if all reservations together would exceed the promise.
+
+        The same name and mechanism again change nothing; the same name with another one is a
+        RunFolderError.
+        """
+        if name in self._entries:
+            if self._entries[name].mechanism == mechanism:
+                return
+            raise RunFolderError(
+                f"{name} is reserved as {self.reserved[name]}, not {mechanism}; "
+                "continue with the settings of that run, or use a new run folder"
+            )
+        terms, wanted = self._terms, (*self.reserved.values(), mechanism)
+        total = compute_epsilon(wanted, delta=terms["delta"], accountant=terms["accountant"])
+        if not total <= terms["epsilon"]:
+            raise BudgetError(
+                f"{name} would make a total epsilon of {total:.5g} (delta {terms['delta']:g}), "
+                f"and {terms['epsilon']:g} is promised; use more noise, fewer steps or more epsilon"
+            )
+        self._commit({**self._entries, name: _Entry(mechanism, charged=0)})
+
+    def charge(self, name: str, count: int = 1) -> None:
+        """Record `count` uses of a reservation. When this returns they are on the disk; only
+        then use the output.
+        """
+        if name not in self._entries:
+            raise BudgetError(
+                f"nothing is reserved for {name!r}, only for {list(self._entries)}; reserve first"
+            )
+        if count < 1:
+            raise BudgetError(f"a charge of {count} for {name!r}; give a count of at least 1")
+        entry = self._entries[name]
+        charged = entry.charged + count
+        if charged > entry.mechanism.count:
+            raise BudgetError(
+                f"{name} has {entry.charged} of {entry.mechanism.count} reserved uses charged, and "
+                f"{count} more are too many; start a new run folder with its own budget"
+            )
+        self._commit({**self._entries, name: replace(entry, charged=charged)})
+
+    def charged(self, name: str) -> int:
+        """How many uses of `name` have been charged; 0 if it is not even reserved."""
+        return self._entries[name].charged if name in self._entries else 0
+
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """What has really been charged, for an accountant."""
+        entries = self._entries.values()
+        return tuple(replace(e.mechanism, count=e.charged) for e in entries if e.charged)
+
+    def epsilon(self, accountant: Accountant) -> float:
+        """Epsilon of what has been charged so far, at the ledger's delta."""
+        return compute_epsilon(self.mechanisms(), delta=self._terms["delta"], accountant=accountant)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole ledger as JSON-able values: what is in the file."""
+        return _to_dict(self._terms, self._entries)
+
+    def _commit(self, entries: dict[str, _Entry]) -> None:
+        if self._path is not None:
+            write_json_durably(self._path, _to_dict(self._terms, entries))
+        self._entries = entries
+
+
+def _terms(
+    epsilon: float, delta: float, accountant: str, data_id: str, random_source: RandomSource
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "unit": UNIT,
+        "adjacency": ADJACENCY,
+        "epsilon": epsilon,
+        "delta": delta,
+        "accountant": accountant,
+        "data_id": data_id,
+        "random_source": random_source.name,
+        "insecure": random_source.insecure,
+    }
+
+
+def _to_dict(terms: dict[str, Any], entries: dict[str, _Entry]) -> dict[str, Any]:
+    events = [
+        {
+            "name": name,
+            "noise_multiplier": entry.mechanism.noise_multiplier,
+            "sampling_rate": entry.mechanism.sampling_rate,
+            "reserved": entry.mechanism.count,
+            "charged": entry.charged,
+        }
+        for name, entry in entries.items()
+    ]
+    return {**terms, "events": events}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, _Entry]]:
+    try:
+        terms = json.loads(path.read_text())
+        entries = {
+            event["name"]: _Entry(
+                Mechanism(event["noise_multiplier"], event["sampling_rate"], event["reserved"]),
+                charged=event["charged"],
+            )
+            for event in terms.pop("events")
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read as a privacy ledger ({type(error).__name__}); restore it "
+            "from a copy, or count its budget as spent and use a new run folder"
+        ) from error
+    return terms, entries

@@ -1,0 +1,1 @@
+"""The query network, the private semantic query and the public subset that it selects."""

@@ -1,0 +1,129 @@
+"""The semantic query: which public classes do the sensitive images resemble? (paper: semantic query
+function)
+
+Each sensitive image adds 1 to its k most likely public classes in the row of its own label;
+Gaussian noise is added to every cell of that histogram. Adding or removing one image changes k
+cells by 1, so the L2 sensitivity is sqrt(k). Private: images, labels and the un-noised counts,
+which never leave this file. Public: the noisy histogram.
+"""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from privimage.data.image_set import ImageSet, to_model_range
+from privimage.errors import ConfigError
+from privimage.privacy.accounting import Mechanism
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.rng import RandomSource, add_gaussian
+
+logger = logging.getLogger(__name__)
+QUERY = "semantic_query"
+
+
+def query_sensitivity(classes_per_image: int) -> float:
+    """L2 sensitivity of the histogram under add/remove of one image: k cells change by 1."""
+    return math.sqrt(classes_per_image)
+
+
+def query_mechanism(noise_multiplier: float) -> Mechanism:
+    """How the query is accounted: one Gaussian mechanism over the whole set, no sampling."""
+    return Mechanism(noise_multiplier=noise_multiplier, sampling_rate=1.0, count=1)
+
+
+@torch.no_grad()
+def count_top_classes(
+    network: nn.Module,
+    images: UInt8[Tensor, "num channel height width"],
+    labels: Int[Tensor, " num"],
+    *,
+    num_labels: int,
+    num_public_classes: int,
+    classes_per_image: int,
+    batch_size: int,
+    device: torch.device,
+) -> Float[Tensor, "label public_class"]:
+    """The exact histogram. PRIVATE: the caller adds noise before anything else, and drops it."""
+    network.eval()
+    counts = torch.zeros(num_labels * num_public_classes, dtype=torch.float64)
+    for start in range(0, len(images), batch_size):
+        batch = to_model_range(images[start : start + batch_size].to(device))
+        top = network(batch).topk(classes_per_image, dim=1).indices.cpu()
+        cells = labels[start : start + batch_size, None] * num_public_classes + top
+        counts += torch.bincount(cells.flatten(), minlength=counts.numel())
+    return counts.view(num_labels, num_public_classes)
+
+
+def semantic_query(
+    network: nn.Module,
+    sensitive: ImageSet,
+    *,
+    num_public_classes: int,
+    classes_per_image: int,
+    noise_multiplier: float,
+    ledger: PrivacyLedger,
+    source: RandomSource,
+    batch_size: int = 1000,
+    device: torch.device,
+) -> Float[Tensor, "label public_class"]:
+    """Release the noisy histogram, charged to the ledger before it can be used.
+
+    Sensitivity sqrt(k), adjacency add/remove of one image, every image takes part (sampling rate
+    1); the released histogram is (epsilon, delta)-DP as the ledger accounts a Gaussian of
+    `noise_multiplier`. The noise's standard deviation is sqrt(k) times the multiplier in every
+    cell, empty ones included (SPEC A.2).
+    """
+    check_selection_fits(sensitive.num_classes, num_public_classes, classes_per_image)
+    ledger.reserve(QUERY, query_mechanism(noise_multiplier))
+    counts = count_top_classes(
+        network,
+        sensitive.images,
+        sensitive.labels,
+        num_labels=sensitive.num_classes,
+        num_public_classes=num_public_classes,
+        classes_per_image=classes_per_image,
+        batch_size=batch_size,
+        device=device,
+    )
+    deviation = query_sensitivity(classes_per_image) * noise_multiplier
+    ledger.charge(QUERY)
+    noisy = add_gaussian(source, counts, standard_deviation=deviation)
+    del counts
+    logger.info("semantic query released with noise of standard deviation %.1f", deviation)
+    return noisy
+
+
+def check_selection_fits(num_labels: int, num_public_classes: int, classes_per_label: int) -> None:
+    """No public class serves two labels, so there must be enough of them; else ConfigError."""
+    if num_labels * classes_per_label > num_public_classes:
+        raise ConfigError(
+            f"selection.classes_per_label is {classes_per_label} for {num_labels} labels, which needs "
+            f"{num_labels * classes_per_label} public classes, but the public set has {num_public_classes}; "
+            f"use at most {num_public_classes // num_labels}"
+        )
+
+
+def query_receipt(
+    sensitive: ImageSet,
+    *,
+    classes_per_image: int,
+    noise_multiplier: float,
+    source: RandomSource,
+    data_id: str,
+) -> dict[str, Any]:
+    """What was released and how: stored beside the answer. Holds nothing private."""
+    return {
+        "mechanism": "gaussian histogram",
+        "noise_multiplier": noise_multiplier,
+        "sensitivity_l2": query_sensitivity(classes_per_image),
+        "classes_per_image": classes_per_image,
+        "num_labels": sensitive.num_classes,
+        "public_size": sensitive.public_size,
+        "data_id": data_id,
+        "noise_source": source.name,
+        "insecure": source.insecure,
+    }

@@ -1,0 +1,116 @@
+"""Stages 4 and 5: pre-train the diffusion model on the public subset, fine-tune it with DP-SGD.
+
+Only `finetune_model` touches the sensitive set, and only through `finetune`, which charges the
+ledger.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.semantics.selection import public_subset
+from privimage.stages.run import Run, outputs_of, plain
+from privimage.stages.semantic import read_selection
+from privimage.training.checkpoint import load_weights, remove_checkpoint, save_weights
+from privimage.training.finetune import DP_SGD, finetune
+from privimage.training.pretrain import pretrain
+
+
+def new_denoiser(run: Run) -> Denoiser:
+    """The network with its initial weights, which follow from the seed."""
+    config, sensitive = run.config, run.sets.sensitive
+    torch.manual_seed(config.seed)
+    unet = UNet(
+        UNetConfig(
+            image_size=config.data.image_size,
+            num_channels=sensitive.num_channels,
+            num_classes=sensitive.num_classes if config.data.conditional else 0,
+            base_channels=config.network.base_channels,
+            channel_multipliers=config.network.channel_multipliers,
+            blocks_per_level=config.network.blocks_per_level,
+            attention_resolutions=config.network.attention_resolutions,
+            dropout=config.network.dropout,
+        )
+    )
+    return Denoiser(unet).to(run.device)
+
+
+def num_parameters(run: Run) -> int:
+    return sum(p.numel() for p in new_denoiser(run).parameters())
+
+
+def pretrain_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "selection": outputs_of(run.folder, "selection"),
+        "network": plain(run.config.network),
+        "pretrain": plain(run.config.pretrain),
+        "conditional": run.config.data.conditional,
+        "seed": run.config.seed,
+    }
+
+
+def pretrain_model(run: Run) -> list[str]:
+    """Train on the public subset; without pre-training the initial weights are the result."""
+    denoiser, strategy = new_denoiser(run), run.config.selection.strategy
+    averaged: dict[str, Tensor] = denoiser.state_dict()
+    if strategy != "none":
+        if strategy == "all":  # the whole public set, without labels
+            subset = run.sets.public.with_labels(denoiser.null_label)
+        else:
+            names = run.sets.sensitive.class_names
+            subset = public_subset(run.sets.public, read_selection(run), names)
+        checkpoint = run.folder / "checkpoints" / "pretrain.pt"
+        ema = pretrain(
+            denoiser,
+            subset,
+            run.config.pretrain,
+            conditional=run.config.data.conditional,
+            seed=run.config.seed,
+            checkpoint=checkpoint,
+            stats=run.folder / "stats.jsonl",
+            progress=run.progress,
+        )
+        averaged = ema.parameters
+        remove_checkpoint(checkpoint)
+    save_weights(run.folder / "pretrained.safetensors", denoiser.state_dict())
+    save_weights(run.folder / "pretrained_ema.safetensors", averaged)
+    return ["pretrained.safetensors", "pretrained_ema.safetensors"]
+
+
+def finetune_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "pretrained": outputs_of(run.folder, "pretrain"),
+        "finetune": plain(run.config.finetune),
+        "mechanism": dataclasses.asdict(run.ledger.reserved[DP_SGD]),
+        "clip_norm": run.config.privacy.clip_norm,
+        "sensitive": run.data_id,
+    }
+
+
+def finetune_model(run: Run) -> list[str]:
+    """DP-SGD on the sensitive images; only the averaged weights are kept."""
+    denoiser = new_denoiser(run)
+    averaged = run.config.finetune.start_from == "ema"
+    start = "pretrained_ema.safetensors" if averaged else "pretrained.safetensors"
+    load_weights(run.folder / start, denoiser)
+    checkpoint = run.folder / "checkpoints" / "finetune.pt"
+    ema = finetune(
+        denoiser,
+        run.sets.sensitive,
+        run.config.finetune,
+        run.config.privacy,
+        ledger=run.ledger,
+        source=run.source,
+        seed=run.config.seed,
+        micro_batch_size=run.config.performance.micro_batch_size,
+        checkpoint=checkpoint,
+        stats=run.folder / "stats.jsonl",
+        progress=run.progress,
+    )
+    save_weights(run.folder / "model.safetensors", ema.parameters)
+    remove_checkpoint(checkpoint)
+    return ["model.safetensors"]

@@ -1,0 +1,89 @@
+"""What a stage is: what it depends on, what it does, which files it leaves.
+
+`Run` holds everything a stage may use. The sensitive set in it is private; files go through
+`privimage.durable`.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from privimage import manifest
+from privimage.config import RunConfig
+from privimage.data.image_set import ImageSet
+from privimage.durable import write_durably
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.rng import RandomSource
+from privimage.training.runlog import Progress
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """What a run reads. `sensitive` is private; `real_test` is real data for the evaluation, or
+    None.
+    """
+
+    sensitive: ImageSet
+    public: ImageSet
+    real_test: ImageSet | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a stage may use."""
+
+    config: RunConfig
+    sets: ImageSets
+    folder: Path
+    shared: Path
+    ledger: PrivacyLedger
+    source: RandomSource
+    progress: Progress
+
+    @property
+    def device(self) -> torch.device:
+        name = self.config.performance.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
+
+    @property
+    def data_id(self) -> str:
+        """The keyed hash that names the sensitive set in public files."""
+        return self.ledger.to_dict()["data_id"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`inputs` are compared with the last manifest; `work` returns the files that it wrote."""
+
+    name: str
+    inputs: Callable[[Run], dict[str, Any]]
+    work: Callable[[Run], list[str]]
+    is_shared: bool = False  # its files lie in Run.shared
+    charges: str | None = None  # name of the ledger's reservation
+    resumes: bool = False  # an interrupted run continues from a checkpoint
+
+
+def outputs_of(folder: Path, stage: str) -> dict[str, str]:
+    """Hashes of what an earlier stage left."""
+    return (manifest.read(folder, stage) or {}).get("outputs", {})
+
+
+def plain(section: Any) -> dict[str, Any]:
+    """A configuration section as JSON stores it."""
+    return json.loads(json.dumps(dataclasses.asdict(section)))
+
+
+def save_picture(path: Path, picture: Image.Image) -> None:
+    """Write a PNG in one step."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_durably(path, buffer.getvalue())

@@ -1,0 +1,203 @@
+"""Stages 1 to 3: train the query network on public images, ask the private query, select public
+classes.
+
+Only `ask_query` touches the sensitive set, and only through `semantic_query`, which charges the
+ledger.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from privimage.durable import write_json_durably
+from privimage.evaluation.generate import sample_grid
+from privimage.semantics.classifier import QueryNetwork, accuracy, train_query_network
+from privimage.semantics.query import query_receipt, semantic_query
+from privimage.semantics.selection import (
+    Selection,
+    select_at_random,
+    select_by_masking,
+    select_by_matching,
+)
+from privimage.stages.run import Run, outputs_of, plain, save_picture
+from privimage.training.checkpoint import load_weights, save_weights
+from privimage.training.runlog import RunLog
+
+
+def query_network_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "public": run.sets.public.fingerprint(),
+        "network": plain(run.config.query_network),
+        "seed": run.config.seed,
+    }
+
+
+def train_network(run: Run) -> list[str]:
+    """Train on nine tenths of the public set; report the accuracy on the rest."""
+    public, config = run.sets.public, run.config.query_network
+    order = torch.from_numpy(np.random.default_rng([run.config.seed, 1]).permutation(len(public)))
+    held_out, training = order[: len(public) // 10], order[len(public) // 10 :]
+    torch.manual_seed(run.config.seed)
+    network = new_query_network(run)
+    log = RunLog(run.folder / "stats.jsonl", stage="query_network")
+
+    def on_step(step: int, total: int, loss: float) -> None:
+        run.progress("query_network", step, total)
+        if log.is_due() or step == total:
+            log.write(step=step, images=step * config.batch_size, loss=loss)
+
+    train_query_network(
+        network,
+        public.images[training],
+        public.labels[training],
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        horizontal_flip=config.horizontal_flip,
+        augment_shift=config.augment_shift,
+        seed=run.config.seed,
+        device=run.device,
+        on_step=on_step,
+    )
+    share = accuracy(
+        network,
+        public.images[held_out],
+        public.labels[held_out],
+        batch_size=1000,
+        device=run.device,
+    )
+    save_weights(run.shared / "query_network.safetensors", network.state_dict())
+    write_json_durably(run.shared / "query_network.json", {"public_validation_accuracy": share})
+    return ["query_network.safetensors", "query_network.json"]
+
+
+def new_query_network(run: Run) -> QueryNetwork:
+    config = run.config.query_network
+    return QueryNetwork(
+        run.sets.public.num_classes,
+        num_channels=run.sets.public.num_channels,
+        widths=config.widths,
+        blocks=config.blocks,
+        block=config.block,
+    ).to(run.device)
+
+
+def trained_query_network(run: Run) -> QueryNetwork:
+    network = new_query_network(run)
+    load_weights(run.shared / "query_network.safetensors", network)
+    return network.eval()
+
+
+def query_inputs(run: Run) -> dict[str, Any]:
+    if run.config.selection.strategy != "semantic":
+        return {"strategy": "no query"}
+    return {
+        "query_network": outputs_of(run.shared, "query_network"),
+        "sensitive": run.data_id,
+        "classes_per_image": run.config.selection.classes_per_label,
+        "noise_multiplier": run.config.privacy.query_noise_multiplier,
+    }
+
+
+def ask_query(run: Run) -> list[str]:
+    """Release the noisy histogram with its receipt; nothing is asked for the other strategies."""
+    if run.config.selection.strategy != "semantic":
+        return []
+    k = run.config.selection.classes_per_label
+    multiplier = run.config.privacy.query_noise_multiplier
+    noisy = semantic_query(
+        trained_query_network(run),
+        run.sets.sensitive,
+        num_public_classes=run.sets.public.num_classes,
+        classes_per_image=k,
+        noise_multiplier=multiplier,
+        ledger=run.ledger,
+        source=run.source,
+        device=run.device,
+    )
+    receipt = query_receipt(
+        run.sets.sensitive,
+        classes_per_image=k,
+        noise_multiplier=multiplier,
+        source=run.source,
+        data_id=run.data_id,
+    )
+    answer = {
+        "receipt": receipt,
+        "labels": run.sets.sensitive.class_names,
+        "public_classes": run.sets.public.class_names,
+        "noisy_histogram": noisy.tolist(),
+    }
+    write_json_durably(run.folder / "query" / "answer.json", answer)
+    run.progress("query", 1, 1)
+    return ["query/answer.json"]
+
+
+def selection_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "query": outputs_of(run.folder, "query"),
+        "selection": plain(run.config.selection),
+        "public": run.sets.public.fingerprint(),
+        "seed": run.config.seed,
+    }
+
+
+def select(run: Run) -> list[str]:
+    """Choose the public classes and show them."""
+    selection = choose(run)
+    labels, names = run.sets.sensitive.class_names, run.sets.public.class_names
+    chosen = {
+        label: [names[c] for c in classes]
+        for label, classes in zip(labels, selection, strict=False)
+    }
+    document = {"strategy": run.config.selection.strategy, "classes": chosen, "indices": selection}
+    write_json_durably(run.folder / "query" / "selection.json", document)
+    if not selection:
+        return ["query/selection.json"]
+    save_picture(run.folder / "query" / "chosen_classes.png", chosen_classes_picture(run))
+    return ["query/selection.json", "query/chosen_classes.png"]
+
+
+def choose(run: Run) -> Selection:
+    """One list of public classes a label; empty when the strategy chooses none."""
+    config, num_labels = run.config.selection, run.sets.sensitive.num_classes
+    if config.strategy == "random":
+        return select_at_random(
+            num_labels,
+            run.sets.public.num_classes,
+            config.classes_per_label,
+            seed=run.config.seed,
+        )
+    if config.strategy != "semantic":
+        return []
+    answer = json.loads((run.folder / "query" / "answer.json").read_text())
+    noisy = torch.tensor(answer["noisy_histogram"], dtype=torch.float64)
+    rule = {"masking": select_by_masking, "matching": select_by_matching}[config.assignment]
+    return rule(noisy, config.classes_per_label)
+
+
+def read_selection(run: Run) -> Selection:
+    return json.loads((run.folder / "query" / "selection.json").read_text())["indices"]
+
+
+def chosen_classes_picture(run: Run, *, per_class: int = 6) -> Image.Image:
+    """Public images only: a row a label, some pictures of each of its classes."""
+    public, selection = run.sets.public, read_selection(run)
+    indices, rows = [], []
+    for label, classes in enumerate(selection):
+        for c in classes[:8]:
+            members = (public.labels == c).nonzero().flatten()[:per_class]
+            indices.append(members)
+            rows += [label] * len(members)
+    names = tuple(
+        f"{label}: {' '.join(public.class_names[c] for c in classes[:8])}"
+        for label, classes in zip(run.sets.sensitive.class_names, selection, strict=True)
+    )
+    images = public.images[torch.cat(indices)]
+    per_row = per_class * max(len(classes[:8]) for classes in selection)
+    return sample_grid(images, torch.tensor(rows), names, per_class=per_row)

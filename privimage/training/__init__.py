@@ -1,0 +1,1 @@
+"""Pre-training on the public subset and differentially private fine-tuning."""

@@ -1,0 +1,164 @@
+"""Fine-tuning on the sensitive images with DP-SGD and noise multiplicity (paper: stage 3; SPEC
+A.6).
+
+One step: charge the ledger; draw a Poisson sample; clip each image's gradient of its loss
+averaged over K noise copies; sum; add Gaussian noise once; divide by the public expected batch;
+Adam. An empty sample takes its noisy step like any other. Private: images, labels, which images
+were drawn, un-noised gradients; none of it is logged or kept. Released: the weights after each
+step, (epsilon, delta)-DP as the ledger accounts them.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from privimage.config import FinetuneConfig, PrivacyConfig
+from privimage.data.image_set import ImageSet, to_model_range
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.ema import Ema
+from privimage.diffusion.loss import (
+    denoising_loss_of_image,
+    drop_labels,
+    sample_noise_levels,
+)
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.per_example import clipped_gradient_sum, noisy_mean_gradient
+from privimage.privacy.poisson import poisson_sample
+from privimage.privacy.rng import RandomSource
+from privimage.training.checkpoint import load_checkpoint, save_checkpoint
+from privimage.training.pretrain import step_generator
+from privimage.training.runlog import Progress, RunLog, silent
+
+DP_SGD = "dp_sgd"
+
+
+def finetune(
+    denoiser: Denoiser,
+    sensitive: ImageSet,
+    config: FinetuneConfig,
+    plan: PrivacyConfig,
+    *,
+    ledger: PrivacyLedger,
+    source: RandomSource,
+    seed: int,
+    micro_batch_size: int,
+    checkpoint: Path | None = None,
+    stats: Path | None = None,
+    progress: Progress = silent,
+    checkpoint_seconds: float = 30.0,
+) -> Ema:
+    """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
+    private ones.
+
+    The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps).
+    The loop runs until that reservation is charged in full: a step lost in a crash stays spent
+    and is not taken again.
+    """
+    device = next(denoiser.parameters()).device
+    mechanism = ledger.reserved[DP_SGD]
+    expected_batch_size = mechanism.sampling_rate * sensitive.public_size
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate)
+    ema = Ema(denoiser, rate=config.ema_rate)
+    taken = 0
+
+    # continue where an interrupted run stopped
+    if checkpoint is not None and (state := load_checkpoint(checkpoint)) is not None:
+        denoiser.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        taken = state["taken"]
+        source.restore(state["source"])
+    log, saved = RunLog(stats, stage="finetune"), time.monotonic()
+    denoiser.train()
+
+    while (step := ledger.charged(DP_SGD)) < mechanism.count:
+        # the step is paid for before anything of it can be seen
+        ledger.charge(DP_SGD)
+        drawn = poisson_sample(source, len(sensitive), rate=mechanism.sampling_rate)
+
+        # clipped gradients of the drawn images, summed
+        generator = step_generator(seed, step, stage=2, device=device)
+        total = {name: torch.zeros_like(p) for name, p in denoiser.named_parameters()}
+        for part in drawn.split(micro_batch_size):
+            examples = noisy_examples(sensitive, part, denoiser, config, generator=generator)
+            clipped = clipped_gradient_sum(
+                denoising_loss_of_image,
+                denoiser,
+                examples,
+                clip_norm=plan.clip_norm,
+                micro_batch_size=micro_batch_size,
+            )
+            torch._foreach_add_(list(total.values()), [clipped[name] for name in total])
+
+        # noise once, a public divisor, an ordinary optimiser step
+        gradient = noisy_mean_gradient(
+            total,
+            source=source,
+            clip_norm=plan.clip_norm,
+            noise_multiplier=mechanism.noise_multiplier,
+            expected_batch_size=expected_batch_size,
+        )
+        del total
+        for name, parameter in denoiser.named_parameters():
+            parameter.grad = gradient[name]
+        optimizer.step()
+        ema.update(taken)
+        taken += 1
+
+        # tell, and save now and then
+        progress("finetune", step + 1, mechanism.count)
+        if log.is_due() or step + 1 == mechanism.count:
+            norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradient.values()]))
+            log.write(
+                step=step + 1,
+                images=round((step + 1) * expected_batch_size),
+                noisy_gradient_norm=norm.item(),
+            )
+        due = time.monotonic() - saved >= checkpoint_seconds or step + 1 == mechanism.count
+        if checkpoint is not None and due:
+            save_checkpoint(checkpoint, _state(denoiser, ema, optimizer, taken, source))
+            saved = time.monotonic()
+    return ema
+
+
+def noisy_examples(
+    sensitive: ImageSet,
+    indices: Tensor,
+    denoiser: Denoiser,
+    config: FinetuneConfig,
+    *,
+    generator: torch.Generator,
+) -> tuple[Tensor | None, ...]:
+    """(images, labels or None, K noise levels, K noise images) of the drawn examples. PRIVATE."""
+    device, copies = generator.device, config.noise_multiplicity
+    images = to_model_range(sensitive.images[indices].to(device))
+    labels = None
+    if denoiser.is_conditional:
+        labels = drop_labels(
+            sensitive.labels[indices].to(device),
+            null_label=denoiser.null_label,
+            rate=config.label_dropout,
+            generator=generator,
+        )
+    sigma = sample_noise_levels(len(images) * copies, generator=generator).view(-1, copies)
+    shape = (len(images), copies, *images.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=device)
+    return images, labels, sigma, noise
+
+
+def _state(
+    denoiser: Denoiser,
+    ema: Ema,
+    optimizer: torch.optim.Optimizer,
+    taken: int,
+    source: RandomSource,
+) -> dict:
+    return {
+        "model": denoiser.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "taken": taken,
+        "source": source.state(),
+    }

@@ -1,0 +1,117 @@
+"""Pre-training on the public subset (paper: stage 2; SPEC A.5): ordinary diffusion training, no
+privacy involved.
+
+Everything here is public. Batches and noise are functions of (seed, step) alone, so a run that
+was interrupted continues with exactly the numbers that it would have had.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from privimage.config import PretrainConfig
+from privimage.data.image_set import ImageSet, to_model_range
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.ema import Ema
+from privimage.diffusion.loss import denoising_loss, drop_labels, sample_noise_levels
+from privimage.training.checkpoint import load_checkpoint, save_checkpoint
+from privimage.training.runlog import Progress, RunLog, silent
+
+
+def step_generator(seed: int, step: int, *, stage: int, device: torch.device) -> torch.Generator:
+    """The generator of one training step: independent streams for every (seed, stage, step)."""
+    word = np.random.SeedSequence([seed, stage, step]).generate_state(1)[0]
+    return torch.Generator(device).manual_seed(int(word))
+
+
+def batch_indices(num_images: int, *, batch_size: int, step: int, seed: int) -> Tensor:
+    """Positions [step*batch, (step+1)*batch) of an endless stream of shuffled passes over the
+    set.
+    """
+    first, last = step * batch_size, (step + 1) * batch_size
+    passes = range(first // num_images, (last - 1) // num_images + 1)
+    orders = [np.random.default_rng([seed, 5, p]).permutation(num_images) for p in passes]
+    stream = np.concatenate(orders)
+    offset = passes[0] * num_images
+    return torch.from_numpy(stream[first - offset : last - offset])
+
+
+def pretrain(
+    denoiser: Denoiser,
+    subset: ImageSet,
+    config: PretrainConfig,
+    *,
+    conditional: bool,
+    seed: int,
+    checkpoint: Path | None = None,
+    stats: Path | None = None,
+    progress: Progress = silent,
+    checkpoint_seconds: float = 60.0,
+) -> Ema:
+    """Train `denoiser` in place on labelled public images; returns the averaged weights.
+
+    `subset.labels` are labels of the sensitive task, or num_classes for "no label".
+    Unconditional networks get none.
+    """
+    device = next(denoiser.parameters()).device
+    num_steps = -(-config.num_images // config.batch_size)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate)
+    ema = Ema(denoiser, rate=config.ema_rate)
+    step = 0
+
+    # continue where an interrupted run stopped
+    if checkpoint is not None and (state := load_checkpoint(checkpoint)) is not None:
+        denoiser.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    log, saved = RunLog(stats, stage="pretrain"), time.monotonic()
+    denoiser.train()
+
+    while step < num_steps:
+        # a batch of public images, flipped at random
+        generator = step_generator(seed, step, stage=1, device=device)
+        indices = batch_indices(len(subset), batch_size=config.batch_size, step=step, seed=seed)
+        images = to_model_range(subset.images[indices].to(device))
+        if config.horizontal_flip:
+            flipped = torch.rand(len(images), generator=generator, device=device) < 0.5
+            images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        labels = None
+        if conditional:
+            labels = drop_labels(
+                subset.labels[indices].to(device),
+                null_label=denoiser.null_label,
+                rate=config.label_dropout,
+                generator=generator,
+            )
+
+        # one noise level and one noise image each (K = 1)
+        sigma = sample_noise_levels(len(images), generator=generator)[:, None]
+        noise = torch.randn(images[:, None].shape, generator=generator, device=device)
+        loss = denoising_loss(denoiser, images, labels, sigma, noise).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        ema.update(step)
+        step += 1
+
+        # tell, and save now and then
+        progress("pretrain", step, num_steps)
+        if log.is_due() or step == num_steps:
+            log.write(step=step, images=step * config.batch_size, loss=loss.item())
+        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
+            save_checkpoint(checkpoint, _state(denoiser, ema, optimizer, step))
+            saved = time.monotonic()
+    return ema
+
+
+def _state(denoiser: Denoiser, ema: Ema, optimizer: torch.optim.Optimizer, step: int) -> dict:
+    return {
+        "model": denoiser.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }

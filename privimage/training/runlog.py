@@ -1,0 +1,42 @@
+"""What a run tells: `stats.jsonl` for machines, log lines for people, and a progress call for
+whoever watches.
+
+Only public or already noised values are written: losses of public images, norms of noisy
+gradients, never a loss of private images.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress call of someone who does not watch."""
+
+
+class RunLog:
+    """Appends one JSON line a report to `stats.jsonl`; reports of one stage are spaced in time."""
+
+    def __init__(self, path: Path | None, *, stage: str, interval_seconds: float = 1.0) -> None:
+        self.path, self.stage, self.interval = path, stage, interval_seconds
+        self.started = time.monotonic()
+        self.last = -float("inf")
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self.last >= self.interval
+
+    def write(self, *, step: int, images: int, **values: float) -> None:
+        self.last = time.monotonic()
+        line = {
+            "stage": self.stage,
+            "step": step,
+            "images": images,
+            "seconds": round(self.last - self.started, 3),
+            **values,
+        }
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")

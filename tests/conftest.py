@@ -1,0 +1,7 @@
+"""Shape annotations of the library are checked by beartype here, and only here."""
+
+import torch
+from jaxtyping import install_import_hook
+
+hook = install_import_hook("privimage", "tests.typecheck.check")
+torch.set_num_threads(1)

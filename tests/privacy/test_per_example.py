@@ -1,0 +1,220 @@
+"""Clipped sums against a plain autograd loop in float64, and the guarantee that they carry."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from privimage.errors import ConfigError
+from privimage.privacy.per_example import clipped_gradient_sum, noisy_mean_gradient
+from privimage.privacy.rng import insecure_source
+
+NUM_EXAMPLES = 7
+
+
+class SmallNetwork(nn.Module):
+    """Convolution, GroupNorm, embedding, attention and a linear layer, in one differentiable path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4)
+        self.embedding = nn.Embedding(3, 4)
+        self.attention = nn.Conv2d(4, 12, 1)
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor, label: Tensor) -> Tensor:
+        h = F.silu(self.norm(self.convolution(images)))
+        h = h + self.embedding(label)[:, None, None]
+        query, key, value = self.attention(h).flatten(2).chunk(3, dim=1)
+        weights = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
+        return self.linear((value @ weights.transpose(1, 2)).mean(2))
+
+
+def loss_of_example(model: Callable, copies: Tensor, label: Tensor, target: Tensor) -> Tensor:
+    return ((model(copies, label) - target) ** 2).mean()
+
+
+@pytest.fixture
+def network() -> SmallNetwork:
+    torch.manual_seed(0)
+    return SmallNetwork()
+
+
+@pytest.fixture
+def examples() -> tuple[Tensor, Tensor, Tensor]:
+    """Two noise copies per image; targets from far to near, so that gradient norms differ widely."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(NUM_EXAMPLES, 2, 1, 5, 5, generator=generator)
+    labels = torch.randint(3, (NUM_EXAMPLES,), generator=generator)
+    targets = torch.randn(NUM_EXAMPLES, 2, 2, generator=generator)
+    return images, labels, targets * torch.logspace(1, -1, NUM_EXAMPLES)[:, None, None]
+
+
+def gradients_by_loop(model: nn.Module, examples: tuple[Tensor, ...]) -> list[dict[str, Tensor]]:
+    """The independent implementation: one example after the other through autograd, in float64."""
+    model = copy.deepcopy(model).double()
+    found = []
+    for example in zip(*examples, strict=True):
+        example = [t.double() if t.is_floating_point() else t for t in example]
+        gradients = torch.autograd.grad(loss_of_example(model, *example), list(model.parameters()))
+        names = [name for name, _ in model.named_parameters()]
+        found.append(dict(zip(names, gradients, strict=True)))
+    return found
+
+
+def norm_of(gradient: dict[str, Tensor]) -> Tensor:
+    return torch.cat([g.double().flatten() for g in gradient.values()]).norm()
+
+
+def clipped_by_loop(
+    model: nn.Module, examples: tuple[Tensor, ...], clip_norm: float
+) -> dict[str, Tensor]:
+    total = {name: torch.zeros_like(p).double() for name, p in model.named_parameters()}
+    for gradient in gradients_by_loop(model, examples):
+        factor = (clip_norm / (norm_of(gradient) + 1e-6)).clamp(max=1)
+        for name, value in gradient.items():
+            total[name] += value * factor
+    return total
+
+
+def clipped(model, examples, *, clip_norm=0.5, micro_batch_size=4):
+    return clipped_gradient_sum(
+        loss_of_example, model, examples, clip_norm=clip_norm, micro_batch_size=micro_batch_size
+    )
+
+
+def test_sum_equals_a_loop_in_float64_with_images_clipped_and_not(network, examples):
+    norms = torch.stack([norm_of(g) for g in gradients_by_loop(network, examples)])
+    clip_norm = norms.median().item()
+    assert (norms > 2 * clip_norm).any()
+    assert (norms < clip_norm / 2).any()
+    expected = clipped_by_loop(network, examples, clip_norm)
+    found = clipped(network, examples, clip_norm=clip_norm)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_clipped_under_a_huge_clip_norm(network, examples):
+    found = clipped(network, examples, clip_norm=1e6)
+    losses = [loss_of_example(network, *example) for example in zip(*examples, strict=True)]
+    expected = torch.autograd.grad(torch.stack(losses).sum(), list(network.parameters()))
+    torch.testing.assert_close(list(found.values()), list(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 7, 100])
+def test_result_does_not_depend_on_the_micro_batch_size(network, examples, micro_batch_size):
+    expected = clipped(network, examples, micro_batch_size=2)
+    found = clipped(network, examples, micro_batch_size=micro_batch_size)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_image_moves_the_sum_by_at_most_the_clip_norm(network, examples):
+    clip_norm = 1e-3  # below every norm here, so that each image is clipped
+    whole = clipped(network, examples, clip_norm=clip_norm)
+    for left_out in range(NUM_EXAMPLES):
+        kept = torch.arange(NUM_EXAMPLES) != left_out
+        rest = clipped(network, tuple(t[kept] for t in examples), clip_norm=clip_norm)
+        moved = norm_of({name: whole[name] - rest[name] for name in whole})
+        assert 0.98 * clip_norm < moved <= clip_norm * (1 + 1e-5)
+
+
+def test_an_empty_batch_gives_zeros_of_every_parameter(network, examples):
+    found = clipped(network, tuple(t[:0] for t in examples))
+    shapes = {name: p.shape for name, p in network.named_parameters()}
+    assert {name: value.shape for name, value in found.items()} == shapes
+    assert all(not value.any() for value in found.values())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
+def test_an_image_with_an_unusable_gradient_counts_as_zero(network, examples, bad):
+    images, labels, targets = examples
+    spoiled = (images, labels, targets.clone())
+    spoiled[2][2] = bad
+    kept = torch.arange(NUM_EXAMPLES) != 2
+    expected = clipped(network, tuple(t[kept] for t in examples))
+    torch.testing.assert_close(clipped(network, spoiled), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_parameters_get_no_gradient(network, examples):
+    network.embedding.weight.requires_grad_(False)
+    found = clipped(network, examples)
+    assert "embedding.weight" not in found
+    assert "linear.weight" in found
+
+
+def test_an_absent_argument_is_passed_on_as_none(network, examples):
+    def unlabelled(model: Callable, copies: Tensor, label: None, target: Tensor) -> Tensor:
+        assert label is None
+        return loss_of_example(model, copies, torch.tensor(0), target)
+
+    images, labels, targets = examples
+    found = clipped_gradient_sum(
+        unlabelled, network, (images, None, targets), clip_norm=0.5, micro_batch_size=4
+    )
+    expected = clipped(network, (images, torch.zeros_like(labels), targets))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_and_their_gradients_are_left_alone(network, examples):
+    before = copy.deepcopy(network.state_dict())
+    found = clipped(network, examples)
+    torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
+    assert all(p.grad is None for p in network.parameters())
+    assert not any(value.requires_grad for value in found.values())
+
+
+def test_a_network_that_mixes_images_through_running_statistics_is_refused():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    images = torch.randn(3, 2, 1, 5, 5)
+    with pytest.raises((RuntimeError, ValueError), match=r"in-place|running"):
+        clipped_gradient_sum(
+            lambda model, copies: model(copies).mean(),
+            network,
+            (images,),
+            clip_norm=1.0,
+            micro_batch_size=3,
+        )
+
+
+@pytest.mark.parametrize(("clip_norm", "micro_batch_size"), [(0.0, 4), (-1.0, 4), (1.0, 0)])
+def test_settings_out_of_range_are_named(network, examples, clip_norm, micro_batch_size):
+    with pytest.raises(ConfigError, match="finite number above 0"):
+        clipped(network, examples, clip_norm=clip_norm, micro_batch_size=micro_batch_size)
+
+
+def test_examples_of_different_numbers_are_refused(network, examples):
+    with pytest.raises(ConfigError, match=r"\[3, 7\]"):
+        clipped(network, (examples[0][:3], *examples[1:]))
+
+
+def test_noise_has_the_deviation_of_clip_norm_times_multiplier_over_expected_batch():
+    clipped_sum = {"weight": torch.full((300, 400), 2.0), "bias": torch.zeros(50_000)}
+    gradient = noisy_mean_gradient(
+        clipped_sum,
+        source=insecure_source(0, insecure_for_reproduction=True),
+        clip_norm=0.5,
+        noise_multiplier=3.0,
+        expected_batch_size=10.0,
+    )
+    # mean 2/10; deviation .5*3/10 = .15, known to .15/sqrt(2*120,000) = .0003, the mean to .0004
+    assert gradient["weight"].dtype == torch.float32
+    assert gradient["weight"].mean().item() == pytest.approx(0.2, abs=0.002)
+    assert gradient["weight"].std().item() == pytest.approx(0.15, abs=0.0015)
+    assert gradient["bias"].mean().item() == pytest.approx(0.0, abs=0.003)
+    assert gradient["bias"].std().item() == pytest.approx(0.15, abs=0.002)
+    # no value is drawn twice
+    assert torch.cat([g.flatten() for g in gradient.values()]).unique().numel() > 150_000
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "noise_multiplier", "expected_batch_size"])
+def test_a_step_without_noise_or_divisor_is_refused(name):
+    settings = {"clip_norm": 1.0, "noise_multiplier": 1.0, "expected_batch_size": 1.0, name: 0.0}
+    source = insecure_source(0, insecure_for_reproduction=True)
+    with pytest.raises(ConfigError, match=name):
+        noisy_mean_gradient({"weight": torch.zeros(2)}, source=source, **settings)

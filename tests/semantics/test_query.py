@@ -1,0 +1,127 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from privimage.data.image_set import ImageSet
+from privimage.errors import BudgetError, ConfigError
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.rng import insecure_source
+from privimage.semantics.query import (
+    QUERY,
+    count_top_classes,
+    query_sensitivity,
+    semantic_query,
+)
+
+CPU = torch.device("cpu")
+NUM_PUBLIC, NUM_LABELS, K = 7, 2, 3
+
+
+class PixelNetwork(nn.Module):
+    """Logits are the first pixels, so that a test can say which classes an image votes for."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :NUM_PUBLIC]
+
+
+def image_set(num, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (num, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(num) % NUM_LABELS
+    return ImageSet(images, labels, ("a", "b"), "test", num)
+
+
+def counts_of(images, labels):
+    return count_top_classes(
+        PixelNetwork(),
+        images,
+        labels,
+        num_labels=NUM_LABELS,
+        num_public_classes=NUM_PUBLIC,
+        classes_per_image=K,
+        batch_size=2,
+        device=CPU,
+    )
+
+
+def ledger(epsilon=50.0):
+    return PrivacyLedger.create(
+        None,
+        epsilon=epsilon,
+        delta=1e-5,
+        accountant="rdp",
+        data_id="test",
+        random_source=insecure_source(0, insecure_for_reproduction=True),
+    )
+
+
+def ask(images, book, *, multiplier=2.0, seed=0, k=K):
+    return semantic_query(
+        PixelNetwork(),
+        images,
+        num_public_classes=NUM_PUBLIC,
+        classes_per_image=k,
+        noise_multiplier=multiplier,
+        ledger=book,
+        source=insecure_source(seed, insecure_for_reproduction=True),
+        device=CPU,
+    )
+
+
+def test_removing_any_image_moves_the_histogram_by_sqrt_k_exactly():
+    everyone = image_set(6)
+    full = counts_of(everyone.images, everyone.labels)
+    for left_out in range(6):
+        keep = torch.tensor([i for i in range(6) if i != left_out])
+        rest = counts_of(everyone.images[keep], everyone.labels[keep])
+        distance = torch.linalg.vector_norm(full - rest).item()
+        assert distance == pytest.approx(math.sqrt(K), rel=1e-12)
+        assert distance == pytest.approx(query_sensitivity(K), rel=1e-12)
+
+
+def test_every_image_votes_once_for_its_k_largest_logits_in_its_own_row():
+    images = image_set(5)
+    expected = torch.zeros(NUM_LABELS, NUM_PUBLIC, dtype=torch.float64)
+    for image, label in zip(images.images, images.labels, strict=True):
+        best = max(
+            itertools.combinations(range(NUM_PUBLIC), K),
+            key=lambda chosen, pixels=image.flatten(): sum(int(pixels[c]) for c in chosen),
+        )
+        for public_class in best:
+            expected[label, public_class] += 1
+    assert torch.equal(counts_of(images.images, images.labels), expected)
+
+
+def test_noise_reaches_every_cell_with_standard_deviation_sqrt_k_times_the_multiplier():
+    images, multiplier = image_set(4), 2.0
+    exact = counts_of(images.images, images.labels)
+    noise = torch.stack(
+        [ask(images, ledger(), multiplier=multiplier, seed=s) - exact for s in range(300)]
+    )
+    assert (noise != 0).all()
+    # 300 x 14 draws: the standard error of the deviation is sd / sqrt(2 * 4200) = 1.1 %
+    assert noise.std().item() == pytest.approx(math.sqrt(K) * multiplier, rel=0.05)
+    assert noise.mean().abs().item() < 4 * math.sqrt(K) * multiplier / math.sqrt(4200)
+
+
+def test_the_query_is_charged_once_and_a_second_one_is_refused():
+    images, book = image_set(4), ledger()
+    ask(images, book)
+    assert book.charged(QUERY) == 1
+    with pytest.raises(BudgetError):
+        ask(images, book)
+
+
+def test_nothing_is_released_when_the_budget_is_too_small():
+    book = ledger(epsilon=0.01)
+    with pytest.raises(BudgetError):
+        ask(image_set(4), book)
+    assert book.charged(QUERY) == 0
+
+
+def test_more_classes_than_the_public_set_has_are_refused_with_the_largest_number():
+    with pytest.raises(ConfigError, match="use at most 3"):
+        ask(image_set(4), ledger(), k=4)

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from privimage.data.image_set import ImageSet
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.unet import UNet, UNetConfig
+
+
+@pytest.fixture
+def new_denoiser():
+    def make(num_classes=3):
+        torch.manual_seed(0)
+        config = UNetConfig(
+            image_size=4,
+            num_channels=1,
+            num_classes=num_classes,
+            base_channels=8,
+            channel_multipliers=(1, 2),
+            blocks_per_level=1,
+            attention_resolutions=(2,),
+        )
+        return Denoiser(UNet(config))
+
+    return make
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    return ImageSet(pixels, torch.arange(20) % 3, ("a", "b", "c"), "test", 20)

@@ -1,0 +1,75 @@
+import json
+
+import pytest
+import torch
+
+from privimage.config import PretrainConfig
+from privimage.training.pretrain import batch_indices, pretrain
+
+CONFIG = PretrainConfig(num_images=48, batch_size=8, learning_rate=1e-3, horizontal_flip=True)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_pass_over_the_set_shows_every_image_once():
+    # batches of 8 over 20 images: five batches are exactly two passes
+    stream = torch.cat([batch_indices(20, batch_size=8, step=s, seed=0) for s in range(5)])
+    assert sorted(stream[:20].tolist()) == list(range(20))
+    assert sorted(stream[20:].tolist()) == list(range(20))
+    assert stream[:20].tolist() != stream[20:].tolist()
+
+
+def test_a_batch_larger_than_the_set_is_full():
+    assert len(batch_indices(3, batch_size=10, step=4, seed=0)) == 10
+
+
+def test_training_lowers_the_loss(new_denoiser, images, tmp_path):
+    config = PretrainConfig(num_images=8000, batch_size=20, learning_rate=1e-2)
+    stats = tmp_path / "stats.jsonl"
+    losses = []
+
+    def watch(stage, done, total):
+        assert (stage, total) == ("pretrain", 400)
+        losses.append(done)
+
+    pretrain(
+        new_denoiser(), images, config, conditional=True, seed=0, stats=stats, progress=watch
+    )
+    lines = [json.loads(line) for line in stats.read_text().splitlines()]
+    assert losses == list(range(1, 401))
+    # at the start F is about 0, so the loss is about that of unit-variance targets
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+    assert lines[-1]["images"] == 8000
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_an_interrupted_run_ends_with_the_same_weights(new_denoiser, images, tmp_path, num_classes):
+    settings = {"conditional": num_classes > 0, "seed": 0, "checkpoint_seconds": 0.0}
+    whole = new_denoiser(num_classes)
+    expected = pretrain(whole, images, CONFIG, **settings).parameters
+
+    def stop(stage, done, total):
+        if done == 4:
+            raise Interrupted
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Interrupted):
+        pretrain(
+            new_denoiser(num_classes), images, CONFIG, checkpoint=path, progress=stop, **settings
+        )
+    continued = new_denoiser(num_classes)
+    averaged = pretrain(continued, images, CONFIG, checkpoint=path, **settings).parameters
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, continued.get_parameter(name)), name
+    assert all(torch.equal(averaged[name], expected[name]) for name in expected)
+
+
+def test_a_corrupt_checkpoint_is_passed_over_for_the_one_before(new_denoiser, images, tmp_path):
+    settings = {"conditional": True, "seed": 0, "checkpoint_seconds": 0.0}
+    path = tmp_path / "checkpoint.pt"
+    expected = pretrain(new_denoiser(), images, CONFIG, checkpoint=path, **settings).parameters
+    path.write_bytes(path.read_bytes()[:100])
+    again = pretrain(new_denoiser(), images, CONFIG, checkpoint=path, **settings).parameters
+    assert all(torch.equal(again[name], expected[name]) for name in expected)
