@@ -93,6 +93,6 @@ images, labels = generate_images(
 sample_grid(images, labels, private.class_names, per_class=10).save("example.png")
 accuracy = classify_with(
     "cnn", images, labels, real_test.images, real_test.labels, num_classes=10,
-    config=UtilityConfig(horizontal_flip=False), seed=0,
+    config=UtilityConfig(seed=0, device=cpu, horizontal_flip=False, cnn_width=16),
 )  # fmt: skip
 print(f"spent epsilon {ledger.epsilon('rdp'):.3f}; accuracy on real digits {accuracy:.1%}")

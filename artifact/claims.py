@@ -31,7 +31,7 @@ class ComputeMinutes:
 
     def problems(self) -> Iterator[str]:
         if (self.measured is None) == (self.extrapolated is None):
-            yield "give one of measured and extrapolated, in minutes"
+            yield "measured, extrapolated: give one of them, in minutes"
 
     def __str__(self) -> str:
         if self.measured is not None:

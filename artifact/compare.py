@@ -86,10 +86,10 @@ def compare(
         verdict = Verdict.INCONCLUSIVE if records else Verdict.NOT_RUN
         note = f"no expected results are recorded for {claim.id}/{setting}"
         return Comparison(claim, setting, seeds, (), verdict, note)
-    checks = [_value_check(value, records) for value in expected.values]
-    checks += [_ordering_check(ordering, records) for ordering in expected.orderings]
     arm = claim.setting(setting).main_arm
+    checks = [_ordering_check(ordering, records) for ordering in expected.orderings]
     checks += [_selection_check(claim, arm, item, records) for item in expected.selection]
+    checks += [_value_check(value, records) for value in expected.values]
     notes = ["noise from a seeded source: no privacy guarantee"] if _insecure(records) else []
     return Comparison(claim, setting, seeds, tuple(checks), overall(checks), "; ".join(notes))
 

@@ -100,11 +100,11 @@ def plan(
 
 
 def comparison(result: Comparison) -> None:
-    seeds = ", ".join(map(str, result.seeds)) or "none"
+    seeds = f"seed{'s' * (len(result.seeds) > 1)} {', '.join(map(str, result.seeds)) or 'none'}"
     if result.checks:
         rows = [(c.subject, c.verdict.value, c.expected, c.obtained, c.note) for c in result.checks]
         head = ("check", "verdict", "expected", "obtained", "note")
-        _print(_table(f"{result.claim.id}/{result.setting}, seeds {seeds}", head, rows))
+        _print(_table(f"{result.claim.id}/{result.setting}, {seeds}", head, rows))
     verdict = Text(result.verdict.value, style=COLORS[result.verdict.value])
     note = f"; {result.note}" if result.note else ""
     _print(verdict.append(f"  {MEANING[result.verdict]}{note}", style="not bold default"))

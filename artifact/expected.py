@@ -36,7 +36,7 @@ class ExpectedValue:
         if self.at_most is not None and (any(given) or self.better != "lower"):
             yield "at_most goes with better: lower, and without mean, low and high"
         elif self.at_most is None and not all(given):
-            yield "give mean, low and high, or at_most"
+            yield "mean, low and high: give all three, or at_most alone"
         elif self.at_most is None and not self.low <= self.mean <= self.high:  # type: ignore[operator]
             yield f"mean {self.mean} is not between low {self.low} and high {self.high}"
 

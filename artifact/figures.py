@@ -13,6 +13,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from artifact.wording import arm_title
 
@@ -93,8 +94,11 @@ def _style(axis: Axes, title: str) -> None:
     axis.set_title(title, fontsize=9.5, color=INK, loc="left")
     axis.set_xlabel("step", fontsize=8.5, color=INK)
     axis.set_yscale("log")
-    axis.tick_params(which="both", labelsize=8, colors=INK, length=0)
-    axis.grid(axis="y", which="major", color=FAINT)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.tick_params(labelsize=8, colors=INK, length=0)
+    axis.grid(axis="y", color=FAINT)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.spines["bottom"].set_color(FAINT)

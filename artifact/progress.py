@@ -55,16 +55,16 @@ class RunProgress:
         now = time.monotonic()
         is_new = (arm, stage) != self._stage
         if is_new:
-            self._begin(arm, stage, total)
+            self._begin(arm, stage, total, now)
         interval = REFRESH_SECONDS if self._bars else HEARTBEAT_SECONDS
         if is_new or done >= total or now - self._shown >= interval:
             self._shown = now
             self._show(done, total, now - self._started)
 
-    def _begin(self, arm: str, stage: str, total: int) -> None:
+    def _begin(self, arm: str, stage: str, total: int, now: float) -> None:
         if arm not in self._arms:
             self._arms.append(arm)
-        self._stage, self._started = (arm, stage), time.monotonic()
+        self._stage, self._started = (arm, stage), now
         if self._bars:
             self._task = self._bars.add_task(self._title(), total=max(total, 1))
 
@@ -73,7 +73,8 @@ class RunProgress:
             self._bars.update(self._task, completed=min(done, total) if total else 1)
             return
         share = done / total if total else 1.0
-        left = f", about {seconds / share - seconds:.0f} s left" if 0 < share < 1 else ""
+        known = seconds >= 1 and 0 < share < 1
+        left = f", about {seconds / share - seconds:.0f} s left" if known else ""
         line = f"{self._title()}: {done}/{total} ({share:.0%}), {seconds:.0f} s{left}"
         print(line, file=self._stream, flush=True)
 

@@ -118,9 +118,9 @@ def _selection(
     known = [count for count in counts if count is not None]
     if len(known) < len(counts):
         raise UserError(f"a record of arm {main_arm} has no selection; run the claim again")
-    lowest = max(min(known) - 1, 0)
-    source = f"{min(known)} to {max(known)} in {_runs(records)}, less one"
-    yield {"name": "look_alikes", "at_least": lowest, "source": source}
+    if min(known) > 1:
+        source = f"{min(known)} to {max(known)} in {_runs(records)}; one below the lowest"
+        yield {"name": "look_alikes", "at_least": min(known) - 1, "source": source}
 
 
 def _values(records: Sequence[ClaimRecord], arm: str, metric: str) -> list[float]:

@@ -15,7 +15,7 @@ TITLES = {
 
 def number(value: float) -> str:
     """Four significant digits, and whole numbers in full."""
-    return f"{value:.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.4g}"
+    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.4g}"
 
 
 def metric_title(path: str) -> str:

@@ -1,5 +1,6 @@
 """Shape annotations of the library are checked by beartype here, and only here."""
 
+import tests.typecheck  # noqa: F401  (the hook below looks it up by name)
 import torch
 from jaxtyping import install_import_hook
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from privimage.errors import DataMissingError
 
@@ -61,6 +61,12 @@ def fonts_digest(faces: Sequence[Path]) -> str:
 
 
 def _has_all(font: ImageFont.FreeTypeFont, characters: str) -> bool:
-    shapes = {(font.getbbox(character), bytes(font.getmask(character))) for character in characters}
-    inked = all(font.getmask(character).getbbox() for character in characters)
-    return inked and len(shapes) == len(characters)
+    shapes = set()
+    for character in characters:
+        left, top, right, bottom = font.getbbox(character)
+        image = Image.new("L", (PROBE_SIZE * 2, PROBE_SIZE * 2))
+        ImageDraw.Draw(image).text((-left, 0), character, 255, font)
+        if right <= left or bottom <= top or image.getbbox() is None:
+            return False
+        shapes.add(image.tobytes())
+    return len(shapes) == len(characters)

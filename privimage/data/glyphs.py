@@ -2,7 +2,7 @@
 
 It stands in for a public image set where none can be fetched (the paper pre-trains on ImageNet
 or CIFAR-100). Nothing private. White on black, each glyph filling the height, with a small seeded
-rotation, shear, stretch, shift and change of stroke. Size, stroke and contrast follow the 8x8
+rotation, shear, stretch, bend, shift and change of stroke. Size, stroke and contrast follow the 8x8
 digits of scikit-learn, which are 32x32 bitmaps averaged over 4x4 blocks.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import PIL
 import torch
 from numpy.random import Generator
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from privimage.data.fonts import fonts_digest, load_face, usable_faces
 from privimage.data.image_set import ImageSet
@@ -28,17 +28,16 @@ CHARACTERS = DIGITS + LETTERS + SIGNS
 BINARY = [0] * 128 + [255] * 128  # a lookup table: ink is what is more white than black
 DIGIT_HEIGHT = 64  # pixels of a "0" where the outline is drawn
 STROKES = (-3, -2, -1, 0, 1, 2, 3, 4, 5)  # pixels added on each side of the outline
-PADDING = 2 * DIGIT_HEIGHT  # black around the ink, so that its square lies inside
-ROOM_TO_BEND = 1.5
-GRID_CELLS = 3
+ROOM_TO_BEND = 1.6  # times the outline's size
+GRID_CELLS = 2
 SMALLEST_EXTENT = 0.6  # of a "0": marks smaller than this keep their relative size
 
 # Ranges of the variations. Ink is the share of the image that a digit of the face covers.
 INK = (0.24, 0.36)
 ROTATION = (-0.14, 0.14)  # radians
-SHEAR = (-0.2, 0.25)
-STRETCH = (0.85, 1.25)
-BEND = 0.05  # standard deviation of a grid corner's move, as a share of a digit's height
+SHEAR = (-0.3, 0.1)  # to the right; half of the faces lean that way already
+STRETCH = (0.9, 1.35)
+BEND = 0.08  # standard deviation of a grid corner's move, as a share of a digit's height
 MARGIN = (0.0, 0.06)
 SHIFT = (-0.08, 0.08)
 
@@ -129,36 +128,35 @@ def draw(font: ImageFont.FreeTypeFont, character: str, stroke: int) -> Image.Ima
 def place(outline: Image.Image, image_size: int, generator: Generator) -> np.ndarray:
     """Bend the outline a little, fit its ink into the image and average it down to size."""
     bent = bend(outline, generator)
-    left, top, right, bottom = _ink_box(bent) or (0, 0, *bent.size)
-    extent = max(right - left, bottom - top, SMALLEST_EXTENT * DIGIT_HEIGHT)
-    side = extent / (1 - generator.uniform(*MARGIN))
-    room = (side - np.array([right - left, bottom - top])) / 2
+    box = _ink_box(bent) or (0, 0, *bent.size)
+    width, height = box[2] - box[0], box[3] - box[1]
+    extent = max(width, height, SMALLEST_EXTENT * DIGIT_HEIGHT)
+    side = round(extent / (1 - generator.uniform(*MARGIN)))
+    room = (side - np.array([width, height])) / 2
     shift = np.clip(generator.uniform(*SHIFT, size=2) * side, -room, room)
-    x, y = np.array([left + right, top + bottom]) / 2 + shift - side / 2 + PADDING
-    padded = ImageOps.expand(bent, PADDING)
-    small = (image_size, image_size)
-    return np.asarray(padded.resize(small, Image.Resampling.BOX, (x, y, x + side, y + side)))
+    left, top = (int(value) for value in room + shift)
+    square = Image.new("L", (side, side))
+    square.paste(bent.crop(box), (left, top))
+    return np.asarray(square.resize((image_size, image_size), Image.Resampling.BOX))
 
 
 def bend(outline: Image.Image, generator: Generator) -> Image.Image:
     """Rotate, shear and stretch, with the corners of a coarse grid moved at random as well."""
-    size = np.ceil(np.array(outline.size) * ROOM_TO_BEND)
-    lines = np.linspace(0, 1, GRID_CELLS + 1)
-    corners = np.stack(np.meshgrid(lines, lines, indexing="ij"), axis=-1) * size
-    # PIL asks where each corner comes from, hence the inverse.
-    sources = (corners - size / 2) @ np.linalg.inv(random_warp(generator)).T
-    sources += np.array(outline.size) / 2
+    size = np.ceil(np.array(outline.size) * ROOM_TO_BEND).astype(int)
+    columns, rows = (np.linspace(0, length, GRID_CELLS + 1).astype(int) for length in size)
+    corners = np.stack(np.meshgrid(columns, rows, indexing="ij"), axis=-1)
+    # PIL asks where each corner of the result comes from, hence the inverse.
+    inverse = np.linalg.inv(random_warp(generator))
+    sources = (corners - size / 2) @ inverse.T + np.array(outline.size) / 2
     sources += generator.normal(0, BEND * DIGIT_HEIGHT, sources.shape)
     mesh = []
     for i in range(GRID_CELLS):
         for j in range(GRID_CELLS):
-            target = (*corners[i, j].round().astype(int), *corners[i + 1, j + 1].round().astype(int))
+            target = (*corners[i, j].tolist(), *corners[i + 1, j + 1].tolist())
             around = sources[[i, i, i + 1, i + 1], [j, j + 1, j + 1, j]]
-            mesh.append((tuple(int(v) for v in target), tuple(float(v) for v in around.ravel())))
-    width, height = (int(value) for value in size)
-    return outline.transform(
-        (width, height), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
-    )
+            mesh.append((target, tuple(around.ravel().tolist())))
+    bent_size = (int(size[0]), int(size[1]))
+    return outline.transform(bent_size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
 def random_warp(generator: Generator) -> np.ndarray:

@@ -50,7 +50,7 @@ class ImageSet:
         return self.images.shape[2]
 
     def take(self, indices: Int64[Tensor, " chosen"]) -> "ImageSet":
-        """The images at `indices`, in that order; meant for public sets: its size becomes public."""
+        """The images at `indices`, in that order. For public sets: their number becomes public."""
         return replace(
             self,
             images=self.images[indices],

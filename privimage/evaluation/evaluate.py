@@ -23,7 +23,7 @@ from privimage.evaluation.features import (
     query_network_extractor,
 )
 from privimage.evaluation.frechet import frechet_distance
-from privimage.evaluation.utility import KINDS, UtilityConfig, classify_with
+from privimage.evaluation.utility import CLASSIFIER_KINDS, UtilityConfig, classify_with
 
 
 def evaluate(
@@ -49,14 +49,14 @@ def evaluate(
     extractor = inception_extractor(inception_weights, device=device)
     extractor = extractor or query_network_extractor(network, device=device)
     metrics: dict[str, Any] = {}
-    total = len(candidates) * (1 + len(KINDS) * with_classifiers)
+    total = len(candidates) * (1 + len(CLASSIFIER_KINDS) * with_classifiers)
     done = 0
     for prefix, (candidate, candidate_labels) in candidates.items():
         sample = _random_sample(candidate, config.frechet_num_images, seed=seed)
-        metrics[prefix + metric_name(extractor)] = frechet_to_real(sample, real_test, extractor)
+        metrics[prefix + extractor.metric] = frechet_to_real(sample, real_test, extractor)
         metrics[prefix + "frechet_num_images"] = len(sample)
         on_progress(done := done + 1, total)
-        for kind in KINDS if with_classifiers else ():
+        for kind in CLASSIFIER_KINDS if with_classifiers else ():
             metrics[f"{prefix}{kind}_accuracy"] = classify_with(
                 kind,
                 candidate,
@@ -64,18 +64,11 @@ def evaluate(
                 real_test.images,
                 real_test.labels,
                 num_classes=real_test.num_classes,
-                config=utility_config(config),
-                seed=seed,
-                device=device,
+                config=utility_config(config, seed=seed, device=device),
             )
             on_progress(done := done + 1, total)
     metrics["frechet_reference_num_images"] = len(real_test)
     return metrics
-
-
-def metric_name(extractor: Extractor) -> str:
-    """Only Inception features make a Frechet distance a FID."""
-    return "fid" if extractor.name == "inception" else f"frechet_{extractor.name}"
 
 
 def frechet_to_real(
@@ -87,12 +80,17 @@ def frechet_to_real(
     return frechet_distance(synthetic, reference)
 
 
-def utility_config(config: EvaluationConfig) -> UtilityConfig:
+def utility_config(
+    config: EvaluationConfig, *, seed: int, device: torch.device
+) -> UtilityConfig:
+    """The classifiers' settings of a run."""
     return UtilityConfig(
+        seed=seed,
+        device=device,
+        horizontal_flip=config.horizontal_flip,
         cnn_width=config.cnn_width,
         cnn_epochs=config.cnn_epochs,
         cnn_batch_size=config.cnn_batch_size,
-        horizontal_flip=config.horizontal_flip,
     )
 
 

@@ -138,9 +138,9 @@ def calibrate_noise_multiplier(
             accountant="rdp",
         )
         low = 0.75 * start if cost(0.75 * start) > epsilon else 0.0
-    already = compute_epsilon(spent, delta=delta, accountant=accountant)
-    high = _double_until(cost, epsilon, start=start) if already < epsilon else None
+    high = _double_until(cost, epsilon, start=start)
     if high is None:
+        already = compute_epsilon(spent, delta=delta, accountant=accountant)
         raise BudgetError(
             f"epsilon {epsilon:g} at delta {delta:g} ({accountant}) leaves too little for {count} "
             f"steps: {already:.4g} goes before them; raise epsilon or the noise of what goes before"

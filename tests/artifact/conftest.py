@@ -43,7 +43,7 @@ TOY = {
 
 
 def make_arm(accuracy: float, *, strategy: str = "semantic", **metrics: float) -> dict[str, Any]:
-    classes = {"0": ["O", "x"], "1": ["y", "z"]} if strategy == "semantic" else {}
+    classes = {"0": ["O", "x"], "1": ["l", "z"]} if strategy == "semantic" else {}
     return {
         "format": 1,
         "name": "toy",

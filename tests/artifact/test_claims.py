@@ -24,7 +24,7 @@ def test_all_faults_of_a_claim_are_reported_together_with_their_paths(tmp_path, 
         load_claim(write(tmp_path, toy_document))
     for part in (
         "settings.smoke.needs.vram: unknown",
-        "settings.smoke.compute_minutes.give one of measured and extrapolated",
+        "settings.smoke.compute_minutes.measured, extrapolated: give one",
         "title: missing",
     ):
         assert part in str(error.value)

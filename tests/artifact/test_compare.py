@@ -31,7 +31,7 @@ def test_a_run_as_expected_passes_with_exit_code_zero(toy, record):
 def test_a_result_better_than_the_band_passes_and_says_so(toy, record):
     result = judge(toy, record(good=0.99))
     assert result.verdict is Verdict.PASS
-    assert result.checks[0].note == "better than the band"
+    assert result.checks[2].note == "better than the band"
 
 
 def test_numbers_off_while_the_ordering_holds_are_a_trend(toy, record):
@@ -69,7 +69,7 @@ def test_public_classes_that_look_like_nothing_are_a_failure(toy, record):
 
 def test_an_arm_that_is_missing_leaves_the_claim_inconclusive(toy, record):
     result = judge(toy, record(plain=None))
-    assert result.checks[2].verdict is Verdict.NOT_RUN
+    assert result.checks[0].verdict is Verdict.NOT_RUN
     assert (result.verdict, result.exit_code) == (Verdict.INCONCLUSIVE, 6)
 
 
@@ -90,7 +90,7 @@ def test_a_number_under_another_key_is_another_metric(toy, record):
     expected = dataclasses.replace(EXPECTED, values=(keyed,))
     result = judge(toy, record(), expected=expected)
     assert result.verdict is Verdict.INCONCLUSIVE
-    assert "data.sensitive is digits, expected for mnist" in result.checks[0].note
+    assert "data.sensitive is digits, expected for mnist" in result.checks[2].note
 
 
 def test_a_metric_that_was_not_measured_is_inconclusive(toy, record):
@@ -112,14 +112,14 @@ def test_over_several_seeds_the_interval_of_the_paired_difference_decides(
     toy, record, gains, verdict
 ):
     records = [record(i, good=0.5 + gain, plain=0.5) for i, gain in enumerate(gains)]
-    assert judge(toy, *records).checks[2].verdict is verdict
+    assert judge(toy, *records).checks[0].verdict is verdict
 
 
 def test_pairing_removes_what_the_seeds_have_in_common(toy, record):
     # The arms vary by 0.2 with the seed, the difference by 0.01 only.
     pairs = [(0.9, 0.85), (0.7, 0.64), (0.8, 0.75)]
     records = [record(i, good=a, plain=b) for i, (a, b) in enumerate(pairs)]
-    assert judge(toy, *records).checks[2].verdict is Verdict.PASS
+    assert judge(toy, *records).checks[0].verdict is Verdict.PASS
 
 
 def test_a_lower_metric_is_ordered_the_other_way(toy, record):

@@ -30,7 +30,7 @@ def test_a_claim_without_expected_results_has_none(toy):
     ("change", "message"),
     [
         ({"source": " "}, "source is empty"),
-        ({"low": None}, "give mean, low and high, or at_most"),
+        ({"low": None}, "mean, low and high: give all three"),
         ({"at_most": 1.0}, "at_most goes with better: lower"),
         ({"low": 0.92}, "not between low"),
         ({"tolerance": 0.1}, r"values\[0\].tolerance: unknown"),

@@ -1,6 +1,8 @@
 """Extractors: the names they carry, where Inception comes from, and that it is pytorch-fid's."""
 
 import hashlib
+import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,7 @@ def test_query_network_features_are_those_of_the_network_and_never_called_fid():
     expected = network.features(batch.float() / 127.5 - 1)
     torch.testing.assert_close(extractor(batch), expected)
     assert extractor.dims == 6
+    torch.testing.assert_close(extractor(batch[:2]), expected[:2])  # no statistics of the batch
     assert not extractor(batch).requires_grad
 
 
@@ -111,10 +114,18 @@ def test_inception_features_are_those_of_pytorch_fid(random_weights, monkeypatch
     weights = torch.load(path, weights_only=True)
     monkeypatch.setattr(fid, "load_state_dict_from_url", lambda *args, **kwargs: weights)
     reference = fid.InceptionV3().eval()
-    batch = images(2, num_channels=num_channels)
+    batch = images(1, num_channels=num_channels)
     expected = reference((batch / 255).expand(-1, 3, -1, -1))[0].flatten(1)
     torch.testing.assert_close(extractor(batch), expected, rtol=1e-4, atol=1e-4)
     assert expected.std() > 1e-2
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "code.pth"
+    torch.save({"fc.weight": os.getcwd}, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    with pytest.raises(pickle.UnpicklingError):
+        inception_extractor(path, device=CPU, sha256_prefix=sha256)
 
 
 def test_weights_of_another_layout_are_refused(tmp_path):

@@ -1,8 +1,12 @@
 """Downstream classifiers: size of the CNN, what they learn, and what decides the result."""
 
+import warnings
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 from torch import Tensor
 
 from privimage.errors import ConfigError
@@ -69,6 +73,32 @@ def test_the_logits_are_scaled_by_a_fifth():
     network = UtilityCnn(4, num_channels=1, image_size=8, width=2).eval()
     x = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(network(x), network.layers(x) @ network.head.weight.T / 5)
+
+
+def test_a_residual_pair_adds_to_its_input():
+    pair = UtilityCnn(4, num_channels=1, image_size=8, width=2).eval().layers[2]
+    x = torch.randn(3, 4, 8, 8)
+    torch.testing.assert_close(pair(x) - x, pair.get_submodule("pair")(x))
+
+
+def test_the_defaults_are_the_papers():
+    defaults = UtilityConfig(seed=0, device=torch.device("cpu"))
+    assert (defaults.cnn_width, defaults.cnn_epochs, defaults.cnn_batch_size) == (64, 50, 512)
+    assert (defaults.cnn_learning_rate, defaults.cnn_momentum) == (0.1, 0.9)
+    assert defaults.cnn_weight_decay == 5e-4
+    assert defaults.horizontal_flip
+
+
+def test_a_model_that_did_not_converge_is_logged_and_not_an_error(monkeypatch, caplog):
+    def fit(self: MLPClassifier, *data: object) -> None:
+        warnings.warn("iterations used up", ConvergenceWarning, stacklevel=1)
+
+    monkeypatch.setattr(MLPClassifier, "fit", fit)
+    monkeypatch.setattr(MLPClassifier, "score", lambda self, *data: 0.5)
+    images, labels = sides(4)
+    result = classify_with("mlp", images, labels, images, labels, num_classes=2, config=config())
+    assert result == 0.5
+    assert "mlp: iterations used up" in caplog.text
 
 
 def test_images_too_small_for_the_cnn_are_refused():

@@ -16,7 +16,7 @@ NUM_EXAMPLES = 7
 
 
 class SmallNetwork(nn.Module):
-    """Convolution, GroupNorm, embedding, attention and a linear layer, in one differentiable path."""
+    """Convolution, GroupNorm, embedding, attention and a linear layer in one path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ def network() -> SmallNetwork:
 
 @pytest.fixture
 def examples() -> tuple[Tensor, Tensor, Tensor]:
-    """Two noise copies per image; targets from far to near, so that gradient norms differ widely."""
+    """Two noise copies per image; targets from far to near, so that norms differ widely."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(NUM_EXAMPLES, 2, 1, 5, 5, generator=generator)
     labels = torch.randint(3, (NUM_EXAMPLES,), generator=generator)
@@ -129,6 +129,18 @@ def test_an_empty_batch_gives_zeros_of_every_parameter(network, examples):
     shapes = {name: p.shape for name, p in network.named_parameters()}
     assert {name: value.shape for name, value in found.items()} == shapes
     assert all(not value.any() for value in found.values())
+
+
+def test_the_offset_of_the_norm_only_strengthens_the_clipping():
+    # the gradient of w*x is x = 2e-6: clipped to 1e-6 * 2e-6 / (2e-6 + 1e-6)
+    found = clipped_gradient_sum(
+        lambda model, x: model(x).sum(),
+        nn.Linear(1, 1, bias=False),
+        (torch.tensor([[2e-6]]),),
+        clip_norm=1e-6,
+        micro_batch_size=1,
+    )
+    assert found["weight"].item() == pytest.approx(2 / 3 * 1e-6, rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])

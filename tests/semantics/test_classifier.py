@@ -98,11 +98,11 @@ def test_training_separates_easy_classes_and_reports_every_step():
     images, labels = textures(100)
     network, seen = small_network(), []
     train(network, images, labels, epochs=6, on_step=lambda *step: seen.append(step))
+    assert not network.training
     assert accuracy(network, images, labels, batch_size=30, device=CPU) == 1.0
     # 100 images make 3 full batches of 32, in 6 epochs
     assert [step[:2] for step in seen] == [(n, 18) for n in range(1, 19)]
     assert seen[-1][2] < seen[0][2]
-    assert not network.training
 
 
 def test_training_is_a_function_of_the_seed():
@@ -117,18 +117,42 @@ def test_training_is_a_function_of_the_seed():
 
 def test_a_step_is_sgd_with_momentum_and_weight_decay_at_the_rate_of_its_epoch():
     images, labels = textures(6)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
-    weight = network[1].weight.detach().double().clone()
+    linear = nn.Linear(64, 4, bias=False)
+    weight = linear.weight.detach().double().clone()
     settings = {"epochs": 2, "learning_rate": 0.3, "momentum": 0.5, "weight_decay": 0.1}
-    train(network, images, labels, batch_size=6, **settings)
-    # by hand in float64: v <- m v + grad + wd w, w <- w - rate v; rates 0.3 and 0.3 (1 + cos pi/2) / 2
+    train(nn.Sequential(nn.Flatten(), linear), images, labels, batch_size=6, **settings)
+    # by hand in float64: v <- m v + grad + wd w, w <- w - rate v
+    # rates: 0.3 and 0.3 (1 + cos pi/2) / 2
     x = images.flatten(1).double() / 127.5 - 1
     velocity = torch.zeros_like(weight)
     for rate in (0.3, 0.15):
         error = (x @ weight.T).softmax(dim=1) - torch.eye(4)[labels].double()
         velocity = 0.5 * velocity + error.T @ x / 6 + 0.1 * weight
         weight = weight - rate * velocity
-    torch.testing.assert_close(network[1].weight.double(), weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(linear.weight.double(), weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns"),
+    [
+        ({}, {2}),
+        ({"horizontal_flip": True}, {2, 5}),
+        ({"augment_shift": 1}, {1, 2, 3}),
+        ({"horizontal_flip": True, "augment_shift": 1}, {1, 2, 3, 4, 5, 6}),
+    ],
+)
+def test_training_sees_the_augmentation_that_was_asked_for(changes, columns):
+    images = torch.zeros(64, 1, 8, 8, dtype=torch.uint8)
+    images[:, :, 4, 2] = 255
+    seen = set()
+
+    class Watching(nn.Linear):
+        def forward(self, x):
+            seen.update((x == 1).nonzero()[:, 3].tolist())
+            return super().forward(x.flatten(1))
+
+    train(Watching(64, 2), images, torch.zeros(64, dtype=torch.int64), **changes)
+    assert seen == columns
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch():
@@ -141,6 +165,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch():
 def test_accuracy_counts_the_largest_logit():
     class Brightness(nn.Module):
         def forward(self, x):
+            assert not self.training
             value = x.mean(dim=(1, 2, 3))
             return torch.stack([-value, value], dim=1)
 

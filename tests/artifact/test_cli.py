@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from artifact import cli, environment, runner
+from artifact.exit_codes import ExitCode
+from artifact.expected import load_expected
+from artifact.gpu import GpuSurvey
+from artifact.records import write_record
+from privimage.errors import DataMissingError
+
+TORCH = {"version": "2.9.0", "cuda": None, "uuids": []}
+
+
+@pytest.fixture
+def artifact(toy, tmp_path, monkeypatch, capsys):
+    """Types a command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(environment, "survey_gpus", lambda: GpuSurvey(problem="no driver"))
+    monkeypatch.setattr(environment, "probe_torch", lambda: TORCH)
+
+    def typed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["artifact", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+
+    return typed
+
+
+@pytest.fixture
+def pipeline(monkeypatch, arm):
+    def fake(config, folder, *, shared, progress):
+        progress("pretrain", 2, 2)
+        return arm(0.9 if config.selection.strategy == "semantic" else 0.5)
+
+    monkeypatch.setattr(runner, "run_pipeline", fake)
+
+
+def test_without_a_command_the_first_steps_are_shown(artifact):
+    code, out, _ = artifact()
+    assert code == 0
+    assert "artifact run kick_the_tires --setting smoke" in out
+
+
+def test_a_run_ends_with_its_verdict_and_code_zero_even_if_inconclusive(artifact, pipeline):
+    code, out, err = artifact("run", "toy", "--out", "runs")
+    assert code == 0
+    assert "INCONCLUSIVE" in out
+    assert "runs/report.html" in out
+    assert "pretrain: 2/2" in err
+
+
+def test_run_expect_compare_and_report_work_together(artifact, pipeline, toy):
+    for seed in range(5):
+        assert artifact("run", "toy", "--seed", str(seed))[0] == 0
+    code, out, _ = artifact("compare", "toy")
+    assert code == ExitCode.INCONCLUSIVE
+    assert artifact("expect", "toy", "--records", "runs")[0] == 0
+    assert load_expected(toy)["smoke"].seeds == (0, 1, 2, 3, 4)
+    code, out, _ = artifact("compare", "toy", "--seed", "1", "--seed", "2")
+    assert code == 0
+    assert "seeds 1, 2" in out
+    code, out, _ = artifact("report")
+    assert (code, out.splitlines()) == (0, ["runs/report.html", "runs/report.md"])
+    assert "prediction interval" in artifact("show", "toy")[1]
+
+
+def test_a_mismatch_exits_with_one(artifact, pipeline, record, tmp_path):
+    for seed in range(5):
+        artifact("run", "toy", "--seed", str(seed))
+    artifact("expect", "toy", "--records", "runs")
+    write_record(tmp_path / "other/toy/smoke/seed0/record.json", record(good=0.3))
+    code, out, _ = artifact("compare", "toy", "--out", "other")
+    assert code == ExitCode.MISMATCH
+    assert "FAIL" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "tooy"], 2, "error: no claim 'tooy'"),
+        (["run", "toy", "--setting", "huge"], 2, "error: toy has no setting 'huge'"),
+        (["report", "--out", "nowhere"], 2, "error: nowhere is not there"),
+        (["expect", "toy", "--records", "nowhere"], 2, "error: 0 complete records"),
+        (["run", "toy", "--seed", "-1"], 2, "seed"),
+        (["run", "toy", "--gpu"], 2, "--gpu"),
+    ],
+)
+def test_mistakes_of_usage_exit_with_two(artifact, arguments, code, message):
+    found, out, err = artifact(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_missing_data_exits_with_four_and_one_line(artifact, monkeypatch):
+    def fake(*args, **kwargs):
+        raise DataMissingError("cifar10 is not in\n/data; put it there")
+
+    monkeypatch.setattr(runner, "run_pipeline", fake)
+    code, _, err = artifact("run", "toy")
+    assert code == ExitCode.DATA_MISSING
+    assert err.splitlines()[-1] == "error: cifar10 is not in /data; put it there"
+
+
+def test_a_defect_in_a_run_exits_with_five_and_names_the_log(artifact, monkeypatch):
+    monkeypatch.setattr(runner, "run_pipeline", lambda *a, **k: 1 / 0)
+    code, _, err = artifact("run", "toy")
+    assert code == ExitCode.RUN_FAILED
+    assert "runs/toy/smoke/seed0/log.txt" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_a_defect_elsewhere_does_not_look_like_a_mismatch(artifact, monkeypatch):
+    monkeypatch.setattr(cli, "load_claims", lambda: 1 / 0)
+    code, _, err = artifact("list")
+    assert code == ExitCode.RUN_FAILED
+    assert "ZeroDivisionError" in err
+
+
+def test_an_interrupted_run_says_how_to_go_on(artifact, monkeypatch):
+    def fake(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_pipeline", fake)
+    code, _, err = artifact("run", "toy")
+    assert (code, "same command continues" in err) == (130, True)
+
+
+def test_a_machine_that_lacks_what_a_setting_needs_exits_with_three(
+    artifact, pipeline, monkeypatch
+):
+    monkeypatch.setattr(environment, "available_ram_bytes", lambda: 1000)
+    code, _, err = artifact("run", "toy")
+    assert code == ExitCode.ENVIRONMENT_UNFIT
+    assert "GiB of memory" in err
+    assert artifact("doctor")[0] == ExitCode.ENVIRONMENT_UNFIT
+    assert artifact("run", "toy", "--skip-checks")[0] == 0
+
+
+def test_a_dry_run_prints_settings_and_ledger_and_writes_nothing(artifact, tmp_path):
+    code, out, _ = artifact("run", "toy", "--dry-run")
+    assert code == 0
+    assert "noise_multiplicity: 4" in out
+    assert "ledger of arm plain" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_doctor_speaks_to_people_and_to_machines(artifact):
+    code, out, _ = artifact("doctor")
+    assert (code, "toy/smoke" in out) == (0, True)
+    code, out, _ = artifact("doctor", "--json")
+    document = json.loads(out)
+    assert document["settings"][0]["state"] == "OK"
+    assert {f["name"] for f in document["findings"]} >= {"Python", "torch", "GPU", "disk"}
+
+
+def test_list_shows_time_with_its_basis(artifact):
+    code, out, _ = artifact("list")
+    assert code == 0
+    assert "2 min †" in out
+    assert "a laptop" in out
+
+
+def test_verbose_sends_the_log_to_stderr_as_well(artifact, pipeline, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(cli.logging, "basicConfig", lambda **options: asked.update(options))
+    artifact("run", "toy", "--verbose")
+    assert asked["level"] == cli.logging.INFO
+
+
+def test_commands_that_only_read_do_not_import_torch():
+    program = "import sys, artifact.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,0 +1,133 @@
+import json
+import re
+
+import pytest
+import yaml
+from PIL import Image
+
+from artifact.expected import expected_path
+from artifact.records import write_record
+from artifact.report import write_report
+
+EXPECTED = {
+    "seeds": [0],
+    "hardware": "a CPU",
+    "values": [
+        {
+            "metric": "metrics.cnn_accuracy",
+            "arm": "good",
+            "better": "higher",
+            "mean": 0.9,
+            "low": 0.8,
+            "high": 0.95,
+            "source": "five runs of ours",
+        }
+    ],
+    "orderings": [],
+    "selection": [],
+}
+LEDGER = {
+    "epsilon": 10.0,
+    "events": [
+        {
+            "name": "dp_sgd",
+            "noise_multiplier": 4.25,
+            "sampling_rate": 0.1,
+            "reserved": 60,
+            "charged": 42,
+        }
+    ],
+}
+
+
+@pytest.fixture
+def out(toy, tmp_path, record):
+    """A run of the toy claim with everything that a pipeline leaves."""
+    folder = tmp_path / "runs/toy/smoke/seed0"
+    write_record(folder / "record.json", record())
+    for arm in ("good", "plain"):
+        (folder / arm / "query").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / arm / "samples.png")
+        (folder / arm / "ledger.json").write_text(json.dumps(LEDGER))
+        line = {"stage": "pretrain", "step": 1, "loss": 1.0}
+        (folder / arm / "stats.jsonl").write_text(json.dumps(line))
+    Image.new("L", (8, 8)).save(folder / "good/query/chosen_classes.png")
+    (folder / "good/privacy_statement.md").write_text("# Statement\n\n- not covered: tuning\n")
+    expected_path("toy").parent.mkdir()
+    document = {"claim": "toy", "settings": {"smoke": EXPECTED}}
+    expected_path("toy").write_text(yaml.safe_dump(document))
+    return tmp_path / "runs"
+
+
+def reports(out, toy):
+    return [path.read_text() for path in write_report(out, claims={"toy": toy})]
+
+
+def test_both_reports_show_verdict_expected_obtained_ledger_statement_and_machine(out, toy):
+    for text in reports(out, toy):
+        for part in ("PASS", "0.9 (0.8 to 0.95)", "five runs of ours", "dp_sgd", "42", "a CPU"):
+            assert part in text
+        assert "not covered: tuning" in text
+
+
+def test_the_html_is_one_file_that_asks_nobody_for_anything(out, toy):
+    html, _ = reports(out, toy)
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    # two sample grids, the chosen classes, the curves
+    assert len(sources) == 4
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "<script" not in html
+    assert "url(" not in html
+
+
+def test_the_pictures_of_the_markdown_are_where_it_says(out, toy):
+    _, markdown = reports(out, toy)
+    paths = re.findall(r"!\[[^]]*\]\(([^)]*)\)", markdown)
+    assert len(paths) == 3
+    assert all((out / path).is_file() for path in paths)
+
+
+def test_what_comes_from_a_record_cannot_change_the_page(out, toy, record):
+    hostile = record()
+    hostile.environment["device_name"] = "<script>alert(1)</script>"
+    hostile.arms["good"]["selection"]["classes"] = {"0": ["<img src=x>"]}
+    write_record(out / "toy/smoke/seed0/record.json", hostile)
+    html, _ = reports(out, toy)
+    assert "<script" not in html
+    assert "<img src=x>" not in html
+
+
+def test_a_run_that_stopped_early_is_reported_with_what_it_has(out, toy, record):
+    write_record(out / "toy/smoke/seed0/record.json", record(plain=None))
+    for text in reports(out, toy):
+        assert "Not finished:" in text
+    (out / "toy/smoke/seed0/record.json").unlink()
+    (out / "toy/smoke/seed0/good/ledger.json").write_text("{half")
+    for text in reports(out, toy):
+        assert "NOT RUN" in text
+        assert "good, plain" in text
+
+
+def test_what_was_not_run_is_listed_with_its_command(tmp_path, toy):
+    (tmp_path / "runs").mkdir()
+    for text in reports(tmp_path / "runs", toy):
+        assert "Nothing has been run yet" in text
+        assert "artifact run toy --setting smoke" in text
+        assert "2 min †" in text
+
+
+def test_seeded_noise_is_shown_as_no_guarantee(out, toy, record):
+    insecure = record()
+    insecure.arms["good"]["insecure"] = True
+    write_record(out / "toy/smoke/seed0/record.json", insecure)
+    for text in reports(out, toy):
+        assert "No privacy guarantee" in text
+
+
+def test_several_seeds_are_shown_as_mean_and_spread_and_real_images_beside_them(out, toy, record):
+    other = record(1, good=0.8)
+    other.arms["good"]["metrics"]["real_cnn_accuracy"] = 0.97
+    write_record(out / "toy/smoke/seed1/record.json", other)
+    _, markdown = reports(out, toy)
+    # mean of 0.9 and 0.8; their standard deviation is 0.1 / sqrt(2)
+    assert "| CNN accuracy ↑ | 0.85 ± 0.07071 | 0.5 | 0.97 |" in markdown

@@ -1,0 +1,232 @@
+"""Trees of images as folder and as zip: the same set comes out, and hostile ones are refused."""
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from privimage.data import archives
+from privimage.data.image_tree import natural_key, read_image_tree
+from privimage.data.preparation import Preparation
+from privimage.errors import DataInvalidError, DataMissingError
+
+GREY4 = Preparation(image_size=4, color="grey")
+
+
+def png(value: int, size: tuple[int, int] = (4, 4)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", size, value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tree(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def read(path: Path, split: str | None = "train"):
+    return read_image_tree(path, split=split, preparation=GREY4, source="the set")
+
+
+@pytest.fixture(params=["folder", "zip"])
+def make_tree(request, tmp_path):
+    def make(files: dict[str, bytes]) -> Path:
+        if request.param == "zip":
+            return write_zip(tmp_path / "set.zip", files)
+        return write_tree(tmp_path / "set", files)
+
+    return make
+
+
+def test_class_folders_become_labels_in_natural_order(make_tree):
+    path = make_tree({"c10/1.png": png(3), "c2/10.png": png(2), "c2/9.png": png(1)})
+    image_set = read(path)
+    assert image_set.class_names == ("c2", "c10")
+    assert image_set.labels.tolist() == [0, 0, 1]
+    assert image_set.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert image_set.public_size == 3
+
+
+def test_a_flat_folder_is_one_class(make_tree):
+    image_set = read(make_tree({"b.png": png(2), "a.png": png(1)}))
+    assert (image_set.class_names, image_set.labels.tolist()) == (("all",), [0, 0])
+
+
+def test_train_and_test_folders_are_the_splits(make_tree):
+    path = make_tree({"train/a/1.png": png(1), "test/a/1.png": png(2), "test/b/1.png": png(3)})
+    assert read(path, "train").images[:, 0, 0, 0].tolist() == [1]
+    assert read(path, "test").images[:, 0, 0, 0].tolist() == [2, 3]
+
+
+def test_a_set_without_split_folders_has_no_test_images(make_tree):
+    path = make_tree({"a/1.png": png(1), "train/1.png": png(1)})
+    assert read(path, "train").class_names == ("a", "train")
+    with pytest.raises(DataMissingError, match="no test images"):
+        read(path, "test")
+
+
+def test_a_set_with_test_images_alone_gives_none_for_training(make_tree):
+    with pytest.raises(DataMissingError, match="no train images"):
+        read(make_tree({"test/a/1.png": png(1)}), "train")
+
+
+def test_a_folder_around_the_whole_tree_is_looked_through(make_tree):
+    path = make_tree({"my set/a/1.png": png(1), "my set/b/1.png": png(2)})
+    assert read(path).class_names == ("a", "b")
+
+
+def test_hidden_files_are_skipped_and_other_files_reported(make_tree, caplog):
+    files = {"a/1.png": png(1), "a/.2.png": b"", ".git/3.png": b"", "__MACOSX/a/1.png": b""}
+    image_set = read(make_tree({**files, "a/notes.txt": b"", "README.md": b""}))
+    assert len(image_set) == 1
+    assert "2 files are no images" in caplog.text
+
+
+def test_images_below_and_beside_class_folders_are_refused(make_tree):
+    with pytest.raises(DataInvalidError, match="a/deep/1.png does not lie directly"):
+        read(make_tree({"a/deep/1.png": png(1), "b/1.png": png(1)}))
+
+
+def test_a_corrupt_image_is_named(make_tree):
+    path = make_tree({"a/1.png": png(1), "a/broken.png": png(1)[:40]})
+    with pytest.raises(DataInvalidError, match=r"a/broken\.png is not a readable image"):
+        read(path)
+
+
+def test_an_image_whose_content_is_of_a_format_that_is_not_allowed_is_refused(make_tree):
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "TIFF")
+    with pytest.raises(DataInvalidError, match=r"a/1\.png is not a readable image"):
+        read(make_tree({"a/1.png": buffer.getvalue()}))
+
+
+def test_a_sixteen_bit_image_is_named(make_tree):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(buffer, "PNG")
+    with pytest.raises(DataInvalidError, match=r"a/1\.png: the image has more than 8 bits"):
+        read(make_tree({"a/1.png": buffer.getvalue()}))
+
+
+def test_a_pixel_bomb_is_refused_before_it_is_decoded(make_tree):
+    # A PNG header that promises 20000 x 20000 pixels: 400 million, from a few bytes.
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    with pytest.raises(DataInvalidError, match=r"a/bomb\.png has more than \d+ pixels"):
+        read(make_tree({"a/bomb.png": bomb}))
+
+
+def test_a_moderately_large_image_is_held_to_our_own_limit(make_tree, monkeypatch):
+    monkeypatch.setattr("privimage.data.image_tree.MAX_IMAGE_PIXELS", 15)
+    with pytest.raises(DataInvalidError, match="more than 15 pixels"):
+        read(make_tree({"a/1.png": png(1)}))  # 16 pixels
+
+
+def test_a_member_of_too_many_bytes_is_refused(make_tree, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 10)
+    with pytest.raises(DataInvalidError, match="larger than"):
+        read(make_tree({"a/1.png": png(1)}))
+
+
+def test_a_set_beyond_the_memory_limit_is_refused(make_tree, monkeypatch):
+    monkeypatch.setattr("privimage.data.image_tree.MAX_SET_BYTES", 31)
+    with pytest.raises(DataInvalidError, match="2 images of 4 pixels"):  # 2 * 16 bytes
+        read(make_tree({"a/1.png": png(1), "a/2.png": png(1)}))
+
+
+def test_a_set_without_images_is_refused(make_tree):
+    with pytest.raises(DataInvalidError, match="holds no images"):
+        read(make_tree({"a/notes.txt": b""}))
+
+
+def test_an_empty_class_folder_is_named(tmp_path):
+    write_tree(tmp_path, {"cat/1.png": png(1)})
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataInvalidError, match="class folder dog holds no images"):
+        read(tmp_path)
+
+
+def test_an_empty_class_folder_in_a_zip_is_named(tmp_path):
+    with pytest.raises(DataInvalidError, match="class folder dog holds no images"):
+        read(write_zip(tmp_path / "set.zip", {"cat/1.png": png(1), "dog/": b""}))
+
+
+@pytest.mark.parametrize("name", ["../a/1.png", "/a/1.png", "a/../../1.png", "C:/a/1.png"])
+def test_a_zip_that_climbs_out_of_its_folder_is_refused(tmp_path, name):
+    with pytest.raises(DataInvalidError, match="no relative path"):
+        read(write_zip(tmp_path / "set.zip", {"a/2.png": png(1), name: png(1)}))
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        link = zipfile.ZipInfo("a/1.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(DataInvalidError, match=r"a/1\.png in the zip file is a link"):
+        read(tmp_path / "set.zip")
+
+
+def test_a_damaged_zip_member_is_named(tmp_path):
+    path = write_zip(tmp_path / "set.zip", {"a/1.png": png(1)})
+    content = bytearray(path.read_bytes())
+    content[45] ^= 0xFF  # inside the compressed data, which starts at 30 + len("a/1.png") = 37
+    path.write_bytes(content)
+    with pytest.raises(DataInvalidError, match=r"a/1\.png in the zip file is damaged"):
+        read(path)
+
+
+def test_an_encrypted_member_is_refused(tmp_path):
+    path = write_zip(tmp_path / "set.zip", {"a/1.png": png(1)})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag bits of the central directory
+    path.write_bytes(content)
+    with pytest.raises(DataInvalidError, match="encrypted"):
+        read(path)
+
+
+def test_a_file_that_is_no_zip_is_refused(tmp_path):
+    path = tmp_path / "set.zip"
+    path.write_bytes(b"not a zip")
+    with pytest.raises(DataInvalidError, match="neither a folder nor a readable zip"):
+        read(path)
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_inside_it_followed(tmp_path):
+    write_tree(tmp_path, {"secret.png": png(9), "set/a/1.png": png(1)})
+    (tmp_path / "set/a/2.png").symlink_to(tmp_path / "set/a/1.png")
+    assert read(tmp_path / "set").images[:, 0, 0, 0].tolist() == [1, 1]
+    (tmp_path / "set/a/3.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataInvalidError, match=r"a/3\.png is a link that leads out"):
+        read(tmp_path / "set")
+
+
+def test_a_link_to_a_folder_is_refused_instead_of_left_out(tmp_path):
+    write_tree(tmp_path, {"set/a/1.png": png(1)})
+    (tmp_path / "set/b").symlink_to(tmp_path / "set/a")
+    with pytest.raises(DataInvalidError, match="b is a link to a folder"):
+        read(tmp_path / "set")
+
+
+def test_natural_order_compares_numbers_by_value_and_survives_absurd_ones():
+    names = ["b", "a10", "A2", "a" + "9" * 5000, "10", "9"]
+    ordered = sorted(names, key=natural_key)
+    assert ordered == ["9", "10", "A2", "a10", "a" + "9" * 5000, "b"]
