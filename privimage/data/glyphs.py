@@ -37,7 +37,7 @@ INK = (0.24, 0.36)
 ROTATION = (-0.14, 0.14)  # radians
 SHEAR = (-0.3, 0.1)  # to the right; half of the faces lean that way already
 STRETCH = (0.9, 1.35)
-BEND = 0.08  # standard deviation of a grid corner's move, as a share of a digit's height
+BEND = 0.12  # standard deviation of a grid corner's move, as a share of a digit's height
 MARGIN = (0.0, 0.06)
 SHIFT = (-0.08, 0.08)
 

@@ -98,7 +98,7 @@ def test_hidden_files_are_skipped_and_other_files_reported(make_tree, caplog):
 
 
 def test_images_below_and_beside_class_folders_are_refused(make_tree):
-    with pytest.raises(DataInvalidError, match="a/deep/1.png does not lie directly"):
+    with pytest.raises(DataInvalidError, match=r"a/deep/1\.png does not lie directly"):
         read(make_tree({"a/deep/1.png": png(1), "b/1.png": png(1)}))
 
 

@@ -94,7 +94,7 @@ def test_a_download_asks_torchvision_for_both_splits_and_explains_a_failure(tmp_
             raise OSError("no route to host")
 
     monkeypatch.setattr(datasets, "CIFAR10", offline)
-    with pytest.raises(DataMissingError, match="could not be downloaded .*no route to host"):
+    with pytest.raises(DataMissingError, match=r"could not be downloaded .*no route to host"):
         published.download("cifar10", data_root=tmp_path)
     assert asked == [(tmp_path, True, True), (tmp_path, False, True)]
 

@@ -196,6 +196,12 @@ def test_nothing_done_costs_nothing(accountant):
     assert compute_epsilon([], delta=1e-5, accountant=accountant) == 0.0
 
 
+def test_epsilon_is_never_negative():
+    # at delta .9 the conversion alone would give a number below zero
+    for epsilon in (rdp_epsilon, pld_epsilon):
+        assert epsilon([Mechanism(1000.0, 1.0, 1)], delta=0.9) == 0.0
+
+
 def test_pld_calibration_keeps_the_promise_with_less_noise_than_rdp():
     found = calibrate_noise_multiplier(
         CIFAR10_QUERY, sampling_rate=1 / 3, count=150, epsilon=1.0, delta=1e-5, accountant="pld"
