@@ -36,7 +36,12 @@ real_test = load_image_set("digits", "test", preparation=preparation)
 
 # the promise, and what it leaves for DP-SGD after the query
 plan = PrivacyConfig(
-    epsilon=10, delta=1e-4, query_noise_multiplier=8, sampling_rate=0.2, num_steps=40, clip_norm=1e-3
+    epsilon=10,
+    delta=1e-4,
+    query_noise_multiplier=8,
+    sampling_rate=0.2,
+    num_steps=40,
+    clip_norm=1e-3,
 )
 query = query_mechanism(plan.query_noise_multiplier)
 noise_multiplier = calibrate_noise_multiplier(

@@ -1,14 +1,14 @@
 """`privimage synthesize`: the whole method on a person's own images.
 
-Prints every setting and the budget before the work starts. Mistakes end in one line and exit code 2 (usage) or 4
-(data); the only place of the library that prints.
+Prints every setting and the budget before the work starts. Mistakes end in one line and exit code
+2 (usage) or 4 (data). The only place of the library that prints.
 """
 
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 import typer
 import yaml
@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from privimage.config import RunConfig, load_config
-from privimage.data.sources import describe_sources, inspect_image_set
+from privimage.data.native import native_preparation
+from privimage.data.preparation import Preparation
+from privimage.data.sources import load_image_set
 from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
-from privimage.pipeline import plan_mechanisms, run_pipeline
+from privimage.pipeline import may_cache, plan_mechanisms, run_pipeline
 
 app = typer.Typer(
     help="Differentially private synthetic images (PrivImage).",
@@ -69,7 +71,7 @@ def synthesize(
         public=public,
         epsilon=epsilon,
         image_size=image_size,
-        color=color,
+        color=cast(Literal["grey", "rgb"] | None, color),  # Preparation checks it
         public_size=public_size,
         evaluate_on=evaluate_on,
         overrides=parse_overrides(setting or []) | {"seed": seed},
@@ -84,11 +86,9 @@ def synthesize(
     show_result(record, folder)
 
 
-@app.command()
-def sources() -> None:
-    """List the named image sets and where each is looked for."""
-    for name, description in describe_sources().items():
-        out.print(f"[bold]{name}[/bold]  {description}", highlight=False)
+@app.callback()
+def _commands() -> None:
+    """Keeps `synthesize` a command of its own."""
 
 
 def own_images_config(
@@ -97,27 +97,38 @@ def own_images_config(
     public: str,
     epsilon: float,
     image_size: int | None,
-    color: str | None,
+    color: Literal["grey", "rgb"] | None,
     public_size: int | None,
     evaluate_on: str | None,
     overrides: dict[str, Any],
     data_root: Path | None,
 ) -> RunConfig:
-    """Defaults for these images, with what the user set on top."""
-    mine = inspect_image_set(sensitive, "train", data_root=data_root)
-    theirs = inspect_image_set(public, "train", data_root=data_root)
-    size = public_size or mine.num_images
+    """Defaults for these images with what the user set on top; reads both sets, so faults show."""
+    native = native_preparation(sensitive, data_root=data_root)
+    preparation = Preparation(
+        image_size=image_size or rounded_size(native.image_size), color=color or native.color
+    )
+    mine = load_image_set(sensitive, "train", preparation=preparation, data_root=data_root)
+    theirs = load_image_set(
+        public, "train", preparation=preparation, data_root=data_root, cache=may_cache(public)
+    )
+    size = public_size or len(mine)
     values = default_settings(
-        sensitive=sensitive,
-        public=public,
-        image_size=image_size or rounded_size(mine.image_size),
-        color=color or mine.color,
+        image_size=preparation.image_size,
         num_labels=mine.num_classes,
         num_public_classes=theirs.num_classes,
         public_size=size,
         epsilon=epsilon,
     )
-    values["data"] |= {"public_size": size, "evaluate_on": evaluate_on}
+    values["data"] = {
+        "sensitive": sensitive,
+        "public": public,
+        "image_size": preparation.image_size,
+        "color": preparation.color,
+        "conditional": mine.num_classes > 1,
+        "public_size": size,
+        "evaluate_on": evaluate_on,
+    }
     return load_config(values, overrides)
 
 

@@ -56,11 +56,11 @@ class PrivacyConfig:
 
     def problems(self) -> Iterator[str]:
         if not self.epsilon > 0:
-            yield f"epsilon is {self.epsilon:g}; give a number above 0 (1 to 10 is usual)"
+            yield f"epsilon is {self.epsilon:g}; give a number above 0, usually 1 to 10"
         if not 0 < self.delta < 1:
-            yield f"delta is {self.delta:g}; give a number between 0 and 1, below 1/(number of images)"
+            yield f"delta is {self.delta:g}; give one in (0, 1), below 1/(number of images)"
         if not self.query_noise_multiplier > 0:
-            yield f"query_noise_multiplier is {self.query_noise_multiplier:g}; give a number above 0"
+            yield f"query_noise_multiplier is {self.query_noise_multiplier:g}; give one above 0"
         if not 0 < self.sampling_rate <= 1:
             yield f"sampling_rate is {self.sampling_rate:g}; give a probability in (0, 1]"
         if self.num_steps < 1:
@@ -86,7 +86,7 @@ class QueryNetworkConfig:
 
     def problems(self) -> Iterator[str]:
         if len(self.widths) != len(self.blocks) or not self.widths:
-            yield f"widths {self.widths} and blocks {self.blocks} must name the same number of levels"
+            yield f"widths {self.widths} and blocks {self.blocks} must be of one length"
         yield from _at_least_one(self, "epochs", "batch_size")
         yield from _positive(self, "learning_rate")
 

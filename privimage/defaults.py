@@ -1,7 +1,7 @@
-"""Sensible settings for images that nobody has tuned for: from public facts about the sets to a configuration.
+"""Sensible settings for images that nobody has tuned for, from public facts about the sets.
 
-Everything follows from image size, number of labels, number of public classes and the *public* size of the sensitive
-set, never from the images. The ratios are the paper's (SPEC A.2, A.5, A.6) where a set is large enough for them.
+Everything follows from image size, number of labels, number of public classes and the *public* size
+of the sensitive set, never from the images. The ratios are the paper's where a set is large enough.
 """
 
 from typing import Any
@@ -9,29 +9,18 @@ from typing import Any
 
 def default_settings(
     *,
-    sensitive: str,
-    public: str,
     image_size: int,
-    color: str,
     num_labels: int,
     num_public_classes: int,
     public_size: int,
     epsilon: float,
 ) -> dict[str, Any]:
-    """A mapping for `load_config`; every value in it may be overridden."""
-    conditional = num_labels > 1
+    """A mapping for `load_config`, but for its section `data`; every value may be overridden."""
     classes_per_label = default_classes_per_label(num_labels, num_public_classes)
     sampling_rate, num_steps = default_sampling(public_size)
     large = image_size >= 28
     return {
         "name": "synthesize",
-        "data": {
-            "sensitive": sensitive,
-            "public": public,
-            "image_size": image_size,
-            "color": color,
-            "conditional": conditional,
-        },
         "privacy": {
             "epsilon": epsilon,
             "delta": default_delta(public_size),
@@ -90,6 +79,6 @@ def default_query_multiplier(public_size: int, num_labels: int, classes_per_labe
 
 
 def default_sampling(public_size: int) -> tuple[float, int]:
-    """(sampling rate, steps): a fifth of a small set at a time, about 4,096 images of a large one."""
+    """(sampling rate, steps): a fifth of a small set, about 4,096 images of a large one."""
     rate = min(0.2, 4096 / public_size)
     return round(rate, 6), max(60, round(12 / rate))

@@ -5,6 +5,7 @@ a temporary file beside the target, flushed to the disk, renamed over the target
 flushed as well.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -21,7 +22,7 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise RunFolderError(
-            f"cannot write to {path.parent} ({error.strerror}); choose a folder that you may write to"
+            f"cannot write to {path.parent} ({error.strerror}); choose a folder that can be written"
         ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -46,3 +47,12 @@ def write_json_durably(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """The same for a JSON document, indented for people; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_durably(path, (text + "\n").encode(), mode=mode)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Synthetic images as files: one folder a class, one PNG an image, so that any other program can read them."""
+"""Synthetic images as files for any other program: one folder a class, one PNG an image."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def export_images(archive: Path, folder: Path) -> int:
-    """Write `<folder>/<class name>/<number>.png` for an npz of images; returns how many there are."""
+    """Write `<folder>/<class name>/<number>.png` for an npz of images; returns their number."""
     with np.load(archive, allow_pickle=False) as arrays:
         images, labels, names = arrays["images"], arrays["labels"], arrays["class_names"]
     for name in names:

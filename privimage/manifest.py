@@ -6,24 +6,14 @@ the outputs' SHA-256. A stage is skipped only if the inputs are the same and eve
 has its hash. Inputs name private data by a keyed hash only.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from privimage.durable import write_json_durably
+from privimage.durable import file_sha256, write_json_durably
 
 FORMAT = 1
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def is_done(folder: Path, stage: str, inputs: dict[str, Any]) -> bool:

@@ -83,19 +83,24 @@ def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> Imag
     data = config.data
     preparation = Preparation(image_size=data.image_size, color=data.color)
 
-    def load(source: str, split: str, *, cache: bool) -> ImageSet:
+    def load(source: str, split: str, *, cache: bool = False) -> ImageSet:
         return load_image_set(
             source, split, preparation=preparation, data_root=data_root, cache=cache
         )
 
-    sensitive = load(data.sensitive, "train", cache=False)
-    real_test = load(data.evaluate_on, "test", cache=False) if data.evaluate_on else None
+    sensitive = load(data.sensitive, "train")
+    real_test = load(data.evaluate_on, "test") if data.evaluate_on else None
     if not data.conditional:
         sensitive = sensitive.without_labels()
         real_test = real_test and real_test.without_labels()
     if data.public_size is not None:
         sensitive = sensitive.with_public_size(data.public_size)
-    return ImageSets(sensitive, load(data.public, "train", cache=True), real_test)
+    return ImageSets(sensitive, load(data.public, "train", cache=may_cache(data.public)), real_test)
+
+
+def may_cache(source: str) -> bool:
+    """Prepared images are kept on the disk for published sets only: a folder may be private."""
+    return not source.startswith("folder:")
 
 
 def check_fits(config: RunConfig, sets: ImageSets) -> None:
@@ -272,7 +277,7 @@ def _data_key(folder: Path) -> bytes:
     path = folder / "private" / "data_key"
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note = b"PRIVATE: data_key names the sensitive set in the ledger. Do not publish this folder.\n"
+        note = b"PRIVATE: data_key names the sensitive set in the ledger. Never publish it.\n"
         write_durably(path.parent / "README", note, mode=0o600)
         write_durably(path, secrets.token_bytes(32), mode=0o600)
     return path.read_bytes()

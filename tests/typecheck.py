@@ -1,4 +1,4 @@
-"""beartype as the tests use it: an int serves where a float is asked for, as the typing rules say."""
+"""beartype as the tests use it: an int serves where a float is asked for."""
 
 from beartype import BeartypeConf, beartype
 

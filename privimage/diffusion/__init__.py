@@ -1,1 +1,3 @@
-"""The denoising diffusion model (EDM): network, preconditioning, loss, averaged weights, samplers."""
+"""The denoising diffusion model (EDM): network, preconditioning, loss, averaged weights,
+samplers.
+"""

@@ -36,18 +36,6 @@ def denoising_loss(
     return (loss_weight(sigma) * error).mean(dim=1)
 
 
-def denoising_loss_of_image(
-    denoise: Denoise,
-    image: Float[Tensor, "channel height width"],
-    label: Int[Tensor, ""] | None,
-    sigma: Float[Tensor, " copy"],
-    noise: Float[Tensor, "copy channel height width"],
-) -> Float[Tensor, ""]:
-    """The loss of a single image, for the engine of per-example gradients."""
-    labels = None if label is None else label[None]
-    return denoising_loss(denoise, image[None], labels, sigma[None], noise[None])[0]
-
-
 def loss_weight(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """lambda(sigma) = 1 / c_out(sigma)^2: the network's own error counts alike at every level."""
     return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from privimage.config import EvaluationConfig
 from privimage.data.image_set import ImageSet
@@ -24,6 +24,7 @@ from privimage.evaluation.features import (
 )
 from privimage.evaluation.frechet import frechet_distance
 from privimage.evaluation.utility import CLASSIFIER_KINDS, UtilityConfig, classify_with
+from privimage.semantics.classifier import QueryNetwork
 
 
 def evaluate(
@@ -32,7 +33,7 @@ def evaluate(
     *,
     real_test: ImageSet,
     real_train: ImageSet | None,
-    network: nn.Module,
+    network: QueryNetwork,
     config: EvaluationConfig,
     with_classifiers: bool,
     seed: int,
@@ -80,9 +81,7 @@ def frechet_to_real(
     return frechet_distance(synthetic, reference)
 
 
-def utility_config(
-    config: EvaluationConfig, *, seed: int, device: torch.device
-) -> UtilityConfig:
+def utility_config(config: EvaluationConfig, *, seed: int, device: torch.device) -> UtilityConfig:
     """The classifiers' settings of a run."""
     return UtilityConfig(
         seed=seed,

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torchvision.models.inception import Inception3
 
 from privimage.data.image_set import to_model_range
+from privimage.durable import file_sha256
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation.frechet import FeatureStatistics
-from privimage.manifest import file_sha256
 from privimage.semantics.classifier import QueryNetwork
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"

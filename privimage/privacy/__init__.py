@@ -1,1 +1,3 @@
-"""Everything that the privacy guarantee rests on: read this folder alone to audit it. Knows no other part."""
+"""Everything that the privacy guarantee rests on: read this folder alone to audit it. Knows no
+other part.
+"""

@@ -1,9 +1,10 @@
 """Per-image gradients at the price of one backward pass: the engine behind `clipped_gradient_sum`.
 
-Every layer with weights is run through an autograd function whose backward gives the gradient of its
-input as usual and, instead of one weight gradient for the batch, one for each image: a batched matrix
-product in which the K noise copies of an image and all positions are folded into the reduction. Nothing
-is computed twice and no copy has a gradient of its own. PRIVATE: all gradients in `PerImageGradients`.
+Every layer with weights is run through an autograd function whose backward gives the gradient of
+its input as usual and, instead of one weight gradient for the batch, one for each image: a
+batched matrix product in which the K noise copies of an image and all positions are folded into
+the reduction. Nothing is computed twice and no copy has a gradient of its own. PRIVATE: all
+gradients in `PerImageGradients`.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,19 +43,23 @@ def per_image_gradients(
 ) -> dict[str, Tensor]:
     """Gradient of every image's own loss, (image, *parameter shape) for each trained parameter.
 
-    `losses_of(model)` returns one loss per image. The model's batches must hold the copies of image 0
-    first, then those of image 1, and so on, and no layer may mix rows: both hold for `denoising_loss`
-    and the U-Net, whose norms are per row. A layer type with weights that is not known is a ConfigError.
+    `losses_of(model)` returns one loss per image. The model's batches must hold the copies of
+    image 0 first, then those of image 1, and so on, and no layer may mix rows: both hold for
+    `denoising_loss` and the U-Net, whose norms are per row. A layer type with weights that is
+    not known is a ConfigError.
     """
     device = next(model.parameters()).device
     gradients = PerImageGradients(num_images, device)
     with _folded_layers(model, gradients):
         losses = losses_of(model)
         losses.sum().backward(inputs=[gradients.token])
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and name not in gradients.by_name:
-            gradients.by_name[name] = torch.zeros((num_images, *parameter.shape), device=device)
-    return gradients.by_name
+    return {
+        name: gradients.by_name[name]
+        if name in gradients.by_name
+        else torch.zeros(num_images, *parameter.shape, device=device)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def supports(model: nn.Module) -> bool:
@@ -97,7 +102,9 @@ def _bound(
 def _convolution(m: nn.Conv2d, x: Tensor, prefix: str, gradients: PerImageGradients) -> Tensor:
     plain = m.groups == 1 and m.dilation == (1, 1) and m.padding_mode == "zeros"
     if not plain or isinstance(m.padding, str):
-        raise ConfigError(f"convolution {prefix[:-1]}: give it zero padding, one group, no dilation")
+        raise ConfigError(
+            f"convolution {prefix[:-1]}: give it zero padding, one group, no dilation"
+        )
     return _Convolution.apply(x, m, prefix, gradients, gradients.token)
 
 

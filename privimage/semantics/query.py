@@ -101,9 +101,9 @@ def check_selection_fits(num_labels: int, num_public_classes: int, classes_per_l
     """No public class serves two labels, so there must be enough of them; else ConfigError."""
     if num_labels * classes_per_label > num_public_classes:
         raise ConfigError(
-            f"selection.classes_per_label is {classes_per_label} for {num_labels} labels, which needs "
-            f"{num_labels * classes_per_label} public classes, but the public set has {num_public_classes}; "
-            f"use at most {num_public_classes // num_labels}"
+            f"selection.classes_per_label is {classes_per_label} for {num_labels} labels, "
+            f"which needs {num_labels * classes_per_label} public classes, but the public set has "
+            f"{num_public_classes}; use at most {num_public_classes // num_labels}"
         )
 
 

@@ -6,6 +6,8 @@ serves two labels: either by masking in label order, as published (SPEC A.2 step
 assignment of maximum total count, in which no label comes first (k slots a label).
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -22,7 +24,7 @@ def select_by_masking(
     noisy: Float[Tensor, "label public_class"], classes_per_label: int
 ) -> Selection:
     """For each label in order, its k largest cells among the public classes that are still free."""
-    check_selection_fits(*noisy.shape, classes_per_label)
+    check_selection_fits(noisy.shape[0], noisy.shape[1], classes_per_label)
     free = torch.ones(noisy.shape[1], dtype=torch.bool)
     selection = []
     for row in noisy:
@@ -38,7 +40,7 @@ def select_by_matching(
     """The assignment of k distinct public classes to every label with the largest total noisy
     count.
     """
-    check_selection_fits(*noisy.shape, classes_per_label)
+    check_selection_fits(noisy.shape[0], noisy.shape[1], classes_per_label)
     slots = np.repeat(noisy.numpy(), classes_per_label, axis=0)
     rows, columns = linear_sum_assignment(slots, maximize=True)
     selection: Selection = [[] for _ in range(noisy.shape[0])]
@@ -70,4 +72,15 @@ def public_subset(public: ImageSet, selection: Selection, label_names: tuple[str
         class_names=label_names,
         source=f"{public.source}, {sum(map(len, selection))} of {public.num_classes} classes",
         public_size=len(kept),
+    )
+
+
+def unlabelled(public: ImageSet, label_names: tuple[str, ...]) -> ImageSet:
+    """The whole public set with the null label, one past the sensitive labels: the baseline that
+    selects nothing (SPEC A.5, "bad_pretrain").
+    """
+    return replace(
+        public,
+        labels=torch.full_like(public.labels, len(label_names)),
+        class_names=(*label_names, "no label"),
     )

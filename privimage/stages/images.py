@@ -58,7 +58,7 @@ def save_images(path: Path, images: Tensor, labels: Tensor, names: tuple[str, ..
     """One npz: images uint8 (N, C, H, W), labels int64 (N,), class_names."""
     buffer = io.BytesIO()
     arrays = {"images": images.numpy(), "labels": labels.numpy(), "class_names": np.array(names)}
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_durably(path, buffer.getvalue())
 
 

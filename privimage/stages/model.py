@@ -12,7 +12,7 @@ from torch import Tensor
 
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.semantics.selection import public_subset
+from privimage.semantics.selection import public_subset, unlabelled
 from privimage.stages.run import Run, outputs_of, plain
 from privimage.stages.semantic import read_selection
 from privimage.training.checkpoint import load_weights, remove_checkpoint, save_weights
@@ -59,7 +59,7 @@ def pretrain_model(run: Run) -> list[str]:
     averaged: dict[str, Tensor] = denoiser.state_dict()
     if strategy != "none":
         if strategy == "all":  # the whole public set, without labels
-            subset = run.sets.public.with_labels(denoiser.null_label)
+            subset = unlabelled(run.sets.public, run.sets.sensitive.class_names)
         else:
             names = run.sets.sensitive.class_names
             subset = public_subset(run.sets.public, read_selection(run), names)

@@ -19,7 +19,7 @@ from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import (
-    denoising_loss_of_image,
+    denoising_loss,
     drop_labels,
     sample_noise_levels,
 )
@@ -84,13 +84,14 @@ def finetune(
         for part in drawn.split(micro_batch_size):
             examples = noisy_examples(sensitive, part, denoiser, config, generator=generator)
             clipped = clipped_gradient_sum(
-                denoising_loss_of_image,
+                denoising_loss,
                 denoiser,
                 examples,
                 clip_norm=plan.clip_norm,
                 micro_batch_size=micro_batch_size,
             )
-            torch._foreach_add_(list(total.values()), [clipped[name] for name in total])
+            for name, summed in clipped.items():
+                total[name] += summed
 
         # noise once, a public divisor, an ordinary optimiser step
         gradient = noisy_mean_gradient(

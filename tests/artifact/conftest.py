@@ -26,15 +26,20 @@ TOY = {
             "compute_minutes": {"measured": 2, "hardware": "a laptop"},
             "needs": {"ram_gib": 0.001, "disk_gib": 0.001},
             "config": default_settings(
-                sensitive="digits",
-                public="glyphs",
                 image_size=8,
-                color="grey",
                 num_labels=10,
                 num_public_classes=80,
                 public_size=1437,
                 epsilon=10.0,
-            ),
+            )
+            | {
+                "data": {
+                    "sensitive": "digits",
+                    "public": "glyphs",
+                    "image_size": 8,
+                    "color": "grey",
+                }
+            },
             "arms": {"good": {}, "plain": {"selection.strategy": "none"}},
             "main_arm": "good",
         }

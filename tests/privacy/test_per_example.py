@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from privimage.errors import ConfigError
+from privimage.privacy.folded import supports
 from privimage.privacy.per_example import clipped_gradient_sum, noisy_mean_gradient
 from privimage.privacy.rng import insecure_source
 
@@ -26,22 +27,38 @@ class SmallNetwork(nn.Module):
         self.attention = nn.Conv2d(4, 12, 1)
         self.linear = nn.Linear(4, 2)
 
-    def forward(self, images: Tensor, label: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         h = F.silu(self.norm(self.convolution(images)))
-        h = h + self.embedding(label)[:, None, None]
+        h = h + self.embedding(labels)[:, :, None, None]
         query, key, value = self.attention(h).flatten(2).chunk(3, dim=1)
         weights = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
         return self.linear((value @ weights.transpose(1, 2)).mean(2))
 
 
-def loss_of_example(model: Callable, copies: Tensor, label: Tensor, target: Tensor) -> Tensor:
-    return ((model(copies, label) - target) ** 2).mean()
+class UnknownLayer(SmallNetwork):
+    """Holds a weight that the folded engine has no rule for, so that vmap must serve it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.5, 2.0]))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(images, labels) * self.scale
 
 
-@pytest.fixture
-def network() -> SmallNetwork:
+def losses_of(model: Callable, copies: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """One loss per image: the mean over its copies."""
+    rows = labels[:, None].expand(copies.shape[:2]).flatten()
+    outputs = model(copies.flatten(0, 1), rows).reshape(targets.shape)
+    return ((outputs - targets) ** 2).mean((1, 2))
+
+
+@pytest.fixture(params=[SmallNetwork, UnknownLayer])
+def network(request) -> SmallNetwork:
     torch.manual_seed(0)
-    return SmallNetwork()
+    network = request.param()
+    assert supports(network) == (request.param is SmallNetwork)
+    return network
 
 
 @pytest.fixture
@@ -59,8 +76,8 @@ def gradients_by_loop(model: nn.Module, examples: tuple[Tensor, ...]) -> list[di
     model = copy.deepcopy(model).double()
     found = []
     for example in zip(*examples, strict=True):
-        example = [t.double() if t.is_floating_point() else t for t in example]
-        gradients = torch.autograd.grad(loss_of_example(model, *example), list(model.parameters()))
+        example = [t[None].double() if t.is_floating_point() else t[None] for t in example]
+        gradients = torch.autograd.grad(losses_of(model, *example).sum(), list(model.parameters()))
         names = [name for name, _ in model.named_parameters()]
         found.append(dict(zip(names, gradients, strict=True)))
     return found
@@ -83,7 +100,7 @@ def clipped_by_loop(
 
 def clipped(model, examples, *, clip_norm=0.5, micro_batch_size=4):
     return clipped_gradient_sum(
-        loss_of_example, model, examples, clip_norm=clip_norm, micro_batch_size=micro_batch_size
+        losses_of, model, examples, clip_norm=clip_norm, micro_batch_size=micro_batch_size
     )
 
 
@@ -102,8 +119,7 @@ def test_sum_equals_a_loop_in_float64_with_images_clipped_and_not(network, examp
 
 def test_nothing_is_clipped_under_a_huge_clip_norm(network, examples):
     found = clipped(network, examples, clip_norm=1e6)
-    losses = [loss_of_example(network, *example) for example in zip(*examples, strict=True)]
-    expected = torch.autograd.grad(torch.stack(losses).sum(), list(network.parameters()))
+    expected = torch.autograd.grad(losses_of(network, *examples).sum(), list(network.parameters()))
     torch.testing.assert_close(list(found.values()), list(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -134,7 +150,7 @@ def test_an_empty_batch_gives_zeros_of_every_parameter(network, examples):
 def test_the_offset_of_the_norm_only_strengthens_the_clipping():
     # the gradient of w*x is x = 2e-6: clipped to 1e-6 * 2e-6 / (2e-6 + 1e-6)
     found = clipped_gradient_sum(
-        lambda model, x: model(x).sum(),
+        lambda model, x: model(x).sum(1),
         nn.Linear(1, 1, bias=False),
         (torch.tensor([[2e-6]]),),
         clip_norm=1e-6,
@@ -161,9 +177,9 @@ def test_frozen_parameters_get_no_gradient(network, examples):
 
 
 def test_an_absent_argument_is_passed_on_as_none(network, examples):
-    def unlabelled(model: Callable, copies: Tensor, label: None, target: Tensor) -> Tensor:
-        assert label is None
-        return loss_of_example(model, copies, torch.tensor(0), target)
+    def unlabelled(model: Callable, copies: Tensor, labels: None, targets: Tensor) -> Tensor:
+        assert labels is None
+        return losses_of(model, copies, torch.zeros(len(copies), dtype=torch.int64), targets)
 
     images, labels, targets = examples
     found = clipped_gradient_sum(
@@ -186,7 +202,7 @@ def test_a_network_that_mixes_images_through_running_statistics_is_refused():
     images = torch.randn(3, 2, 1, 5, 5)
     with pytest.raises((RuntimeError, ValueError), match=r"in-place|running"):
         clipped_gradient_sum(
-            lambda model, copies: model(copies).mean(),
+            lambda model, copies: model(copies.flatten(0, 1)).mean()[None],
             network,
             (images,),
             clip_norm=1.0,

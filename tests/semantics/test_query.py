@@ -85,10 +85,10 @@ def test_removing_any_image_moves_the_histogram_by_sqrt_k_exactly():
 def test_every_image_votes_once_for_its_k_largest_logits_in_its_own_row():
     images = image_set(5)
     expected = torch.zeros(NUM_LABELS, NUM_PUBLIC, dtype=torch.float64)
-    for image, label in zip(images.images, images.labels, strict=True):
+    for pixels, label in zip(images.images.flatten(1).tolist(), images.labels, strict=True):
         best = max(
             itertools.combinations(range(NUM_PUBLIC), K),
-            key=lambda chosen, pixels=image.flatten(): sum(int(pixels[c]) for c in chosen),
+            key=lambda chosen, pixels=pixels: sum(pixels[c] for c in chosen),
         )
         for public_class in best:
             expected[label, public_class] += 1

@@ -34,9 +34,7 @@ def test_training_lowers_the_loss(new_denoiser, images, tmp_path):
         assert (stage, total) == ("pretrain", 400)
         losses.append(done)
 
-    pretrain(
-        new_denoiser(), images, config, conditional=True, seed=0, stats=stats, progress=watch
-    )
+    pretrain(new_denoiser(), images, config, conditional=True, seed=0, stats=stats, progress=watch)
     lines = [json.loads(line) for line in stats.read_text().splitlines()]
     assert losses == list(range(1, 401))
     # at the start F is about 0, so the loss is about that of unit-variance targets

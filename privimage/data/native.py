@@ -1,0 +1,57 @@
+"""The size and colours that a source's images have by themselves, found without reading them all.
+
+For a `folder:` set one image is opened and only its shape is used; the shape of sensitive images is
+taken to be public, as everywhere (see `image_set`).
+"""
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from privimage.data.archives import open_listing
+from privimage.data.image_tree import (
+    IMAGE_FORMATS,
+    by_class,
+    only_images,
+    select_split,
+    without_wrapper,
+)
+from privimage.data.npz import channels_first, read_arrays
+from privimage.data.preparation import Preparation
+from privimage.data.sources import FOLDER_PREFIX, default_data_root, locate
+from privimage.errors import DataInvalidError
+
+NATIVE = {
+    "digits": Preparation(8, "grey"),
+    "mnist": Preparation(28, "grey"),
+    "fashion_mnist": Preparation(28, "grey"),
+    "cifar10": Preparation(32, "rgb"),
+    "cifar100": Preparation(32, "rgb"),
+}
+
+
+def native_preparation(source: str, *, data_root: Path | None = None) -> Preparation:
+    """What leaves the images of `source` as they are: the short edge, grey only if all are grey."""
+    if source in NATIVE:
+        return NATIVE[source]
+    locate(source, "train", data_root=data_root or default_data_root())  # names a mistake
+    path = Path(source.removeprefix(FOLDER_PREFIX)).expanduser()
+    if path.suffix == ".npz" and path.is_file():
+        arrays = read_arrays(path, source=source)
+        if "images" not in arrays:
+            raise DataInvalidError(f"{source} has no array named images; save it under that name")
+        images = channels_first(arrays["images"], source=source)
+        return Preparation(min(images.shape[2:]), "grey" if images.shape[1] == 1 else "rgb")
+    with open_listing(path) as listing:
+        listing = select_split(only_images(without_wrapper(listing)), "train", source)
+        member = next(iter(by_class(listing, source).values()))[0]
+        content = member.read()
+    try:
+        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+            grey = image.mode in ("1", "L", "LA")
+            return Preparation(min(image.size), "grey" if grey else "rgb")
+    except Exception as error:  # a decoder may raise anything on a damaged or hostile file
+        raise DataInvalidError(
+            f"{member.name} is not a readable image ({type(error).__name__}); repair or remove it"
+        ) from error
