@@ -1,9 +1,6 @@
-"""PrivImage in one file: real handwritten digits are the private images, rendered glyphs the public
-ones.
+"""PrivImage in one file: handwritten digits are the private images, rendered glyphs are public.
 
-Run it with `python example.py`; it takes about a minute on two cores and ends with a picture,
-example.png, and the accuracy that a classifier trained on the synthetic digits reaches on real
-ones.
+A minute or two on two cores; ends with example.png and the accuracy on real digits.
 """
 
 import torch
@@ -26,7 +23,7 @@ from privimage.training.pretrain import pretrain
 
 torch.manual_seed(0)
 cpu = torch.device("cpu")
-size, classes_per_label = 8, 4
+size, classes_per_label = 8, 3
 
 # two image sets: one may be looked at, the other is private
 preparation = Preparation(image_size=size, color="grey")
@@ -69,8 +66,8 @@ network = QueryNetwork(
     public.num_classes, num_channels=1, widths=(32, 64), blocks=(1, 1), block="basic"
 )
 train_query_network(
-    network, public.images, public.labels, epochs=1, batch_size=64, learning_rate=0.1, momentum=0.9,
-    weight_decay=5e-4, horizontal_flip=False, augment_shift=1, seed=0, device=cpu,
+    network, public.images, public.labels, epochs=3, batch_size=128, learning_rate=0.1,
+    momentum=0.9, weight_decay=5e-4, horizontal_flip=False, augment_shift=1, seed=0, device=cpu,
 )  # fmt: skip
 noisy = semantic_query(
     network, private, num_public_classes=public.num_classes, classes_per_image=classes_per_label,
@@ -81,11 +78,11 @@ for name, classes in zip(private.class_names, selection, strict=True):
     print(name, "<-", *(public.class_names[c] for c in classes))
 
 # 4. pre-train on the subset   5. fine-tune with DP-SGD
-denoiser = Denoiser(UNet(UNetConfig(size, 1, 10, 32, (1, 2), attention_resolutions=(4,))))
+denoiser = Denoiser(UNet(UNetConfig(size, 1, 10, 16, (1, 2), 1, (4,))))
 subset = public_subset(public, selection, private.class_names)
-settings = PretrainConfig(num_images=50_000, batch_size=64, learning_rate=2e-3, ema_rate=0.99)
+settings = PretrainConfig(num_images=32_000, batch_size=128, learning_rate=3e-3, ema_rate=0.99)
 pretrain(denoiser, subset, settings, conditional=True, seed=0).copy_to(denoiser)
-tuning = FinetuneConfig(learning_rate=1e-3, noise_multiplicity=4, ema_rate=0.9)
+tuning = FinetuneConfig(learning_rate=2e-3, noise_multiplicity=4, ema_rate=0.9)
 finetune(
     denoiser, private, tuning, plan, ledger=ledger, source=source, seed=0, micro_batch_size=64
 ).copy_to(denoiser)
