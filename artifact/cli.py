@@ -21,7 +21,9 @@ from artifact.environment import as_json, examine, settings_here, unmet_needs
 from artifact.exit_codes import EnvironmentUnfitError, ExitCode
 from artifact.expected import expected_path, load_expected
 from artifact.records import find_records, record_folder
+from artifact.wording import arm_progress
 from privimage.errors import UserError
+from privimage.progress import StageProgress
 
 app = typer.Typer(
     help="Reproduce the claims of the paper, and judge what was obtained.",
@@ -97,7 +99,6 @@ def run(
     found = find_claim(claim)
     arms = found.setting(setting).arms
 
-    from artifact.progress import RunProgress
     from artifact.runner import planned_ledger, resolve_arms, resolved_yaml, run_claim
 
     if dry_run:
@@ -112,7 +113,8 @@ def run(
     folder = record_folder(out, found.id, setting, seed)
     print(f"{found.id}/{setting}, seed {seed}: {len(arms)} arms into {folder}", file=sys.stderr)
     try:
-        with RunProgress(num_arms=len(arms)) as progress:
+        with StageProgress() as show:
+            progress = arm_progress(show, list(arms))
             record = run_claim(found, setting, seed=seed, out=out, on_progress=progress)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues the run", file=sys.stderr)

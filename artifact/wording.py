@@ -1,5 +1,7 @@
 """How numbers, metrics and arms are written for people, the same on the terminal and in reports."""
 
+from collections.abc import Callable
+
 TITLES = {
     "metrics.cnn_accuracy": "CNN accuracy",
     "metrics.mlp_accuracy": "MLP accuracy",
@@ -26,3 +28,14 @@ def metric_title(path: str) -> str:
 def arm_title(arm: str) -> str:
     """An arm's name without its underscores."""
     return arm.replace("_", " ")
+
+
+def arm_progress(
+    show: Callable[[str, int, int], None], arms: list[str]
+) -> Callable[[str, str, int, int], None]:
+    """A progress call that names arm and stage, from one that takes a title."""
+
+    def progress(arm: str, stage: str, done: int, total: int) -> None:
+        show(f"[{arms.index(arm) + 1}/{len(arms)}] {arm_title(arm)}: {stage}", done, total)
+
+    return progress

@@ -6,14 +6,12 @@ Prints every setting and the budget before the work starts. Mistakes end in one 
 
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from privimage.config import RunConfig, load_config
 from privimage.data.native import native_preparation
@@ -23,6 +21,7 @@ from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
 from privimage.pipeline import may_cache, plan_mechanisms, run_pipeline
+from privimage.progress import StageProgress
 
 app = typer.Typer(
     help="Differentially private synthetic images (PrivImage).",
@@ -62,7 +61,7 @@ def synthesize(
     seed: Annotated[int, typer.Option(help="seed of the public stages")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="where named image sets lie")] = None,
     dry_run: Annotated[bool, typer.Option(help="show settings and budget, do nothing")] = False,
-    verbose: Annotated[bool, typer.Option(help="log lines instead of a progress bar")] = False,
+    verbose: Annotated[bool, typer.Option(help="log lines as well")] = False,
 ) -> None:
     """Make synthetic images with the (epsilon, delta) guarantee from private ones."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
@@ -80,7 +79,7 @@ def synthesize(
     show_plan(config, folder)
     if dry_run:
         return
-    with stage_progress(enabled=not verbose) as progress:
+    with StageProgress() as progress:
         record = run_pipeline(config, folder, progress=progress, data_root=data_root)
     export_images(folder / "images.npz", folder / "images")
     show_result(record, folder)
@@ -194,34 +193,3 @@ def show_result(record: dict[str, Any], folder: Path) -> None:
         ("privacy_statement.md", "what is promised, and what is not"),
     ):
         out.print(f"  {folder / name}  {what}", highlight=False)
-
-
-class stage_progress:
-    """A progress bar a stage on a terminal, heartbeat lines elsewhere; itself the progress call."""
-
-    def __init__(self, *, enabled: bool) -> None:
-        self.bar = Progress(
-            TextColumn("{task.description:14}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(),
-            console=out,
-            disable=not enabled or not out.is_terminal,
-        )
-        self.tasks: dict[str, Any] = {}
-        self.last, self.heartbeat = time.monotonic(), not out.is_terminal
-
-    def __enter__(self) -> "stage_progress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage not in self.tasks:
-            self.tasks[stage] = self.bar.add_task(stage, total=total)
-        self.bar.update(self.tasks[stage], completed=done, total=total)
-        if self.heartbeat and (time.monotonic() - self.last > 15 or done == total):
-            self.last = time.monotonic()
-            out.print(f"{stage}: {done}/{total}", highlight=False)

@@ -195,6 +195,8 @@ class PerformanceConfig:
     num_threads: int = 0  # 0: all cores
 
     def problems(self) -> Iterator[str]:
+        if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
+            yield f"device is {self.device!r}; choose auto, cpu, cuda or cuda:N"
         yield from _at_least_one(self, "micro_batch_size")
         if self.num_threads < 0:
             yield f"num_threads is {self.num_threads}; 0 means all cores"

@@ -1,5 +1,6 @@
 """Shape annotations of the library are checked by beartype here, and only here."""
 
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -7,3 +8,46 @@ import tests.typecheck  # noqa: F401  (the hook below looks it up by name)
 
 hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toy_settings():
+    """The whole method on digits and glyphs, a few seconds long."""
+    return {
+        "name": "toy",
+        "data": {
+            "sensitive": "digits",
+            "public": "glyphs",
+            "image_size": 8,
+            "color": "grey",
+            "evaluate_on": "digits",
+        },
+        "privacy": {
+            "epsilon": 10,
+            "delta": 1e-4,
+            "query_noise_multiplier": 8,
+            "sampling_rate": 0.01,
+            "num_steps": 3,
+            "clip_norm": 0.001,
+        },
+        "query_network": {
+            "widths": [8],
+            "blocks": [1],
+            "block": "basic",
+            "epochs": 1,
+            "batch_size": 512,
+            "learning_rate": 0.1,
+        },
+        "selection": {"classes_per_label": 2},
+        "network": {
+            "base_channels": 8,
+            "channel_multipliers": [1, 1],
+            "attention_resolutions": [],
+            "blocks_per_level": 1,
+        },
+        "pretrain": {"num_images": 64, "batch_size": 32, "learning_rate": 1e-3},
+        "finetune": {"learning_rate": 1e-3, "noise_multiplicity": 2},
+        "sampling": {"num_images": 40, "num_steps": 2},
+        "evaluation": {"cnn_width": 4, "cnn_epochs": 1, "cnn_batch_size": 20},
+        "performance": {"device": "cpu", "num_threads": 1},
+    }

@@ -19,25 +19,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from artifact.wording import arm_title
-
 HEARTBEAT_SECONDS = 10.0
 REFRESH_SECONDS = 0.2
 
 
-class RunProgress:
-    """Call it with (arm, stage, done, total); use it as a context."""
+class StageProgress:
+    """Call it with (stage, done, total); use it as a context."""
 
-    def __init__(self, *, num_arms: int, stream: TextIO | None = None) -> None:
+    def __init__(self, *, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._num_arms = num_arms
-        self._arms: list[str] = []
-        self._stage = ("", "")
+        self._stage: str | None = None
         self._started = self._shown = time.monotonic()
         self._bars = _bars(self._stream) if self._stream.isatty() else None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> "RunProgress":
+    def __enter__(self) -> "StageProgress":
         if self._bars:
             self._bars.start()
         return self
@@ -51,22 +47,20 @@ class RunProgress:
         if self._bars:
             self._bars.stop()
 
-    def __call__(self, arm: str, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int) -> None:
         now = time.monotonic()
-        is_new = (arm, stage) != self._stage
+        is_new = stage != self._stage
         if is_new:
-            self._begin(arm, stage, total, now)
+            self._begin(stage, total, now)
         interval = REFRESH_SECONDS if self._bars else HEARTBEAT_SECONDS
         if is_new or done >= total or now - self._shown >= interval:
             self._shown = now
             self._show(done, total, now - self._started)
 
-    def _begin(self, arm: str, stage: str, total: int, now: float) -> None:
-        if arm not in self._arms:
-            self._arms.append(arm)
-        self._stage, self._started = (arm, stage), now
+    def _begin(self, stage: str, total: int, now: float) -> None:
+        self._stage, self._started = stage, now
         if self._bars:
-            self._task = self._bars.add_task(self._title(), total=max(total, 1))
+            self._task = self._bars.add_task(_title(stage), total=max(total, 1))
 
     def _show(self, done: int, total: int, seconds: float) -> None:
         if self._bars and self._task is not None:
@@ -75,14 +69,13 @@ class RunProgress:
         share = done / total if total else 1.0
         known = seconds >= 1 and 0 < share < 1
         left = f", about {seconds / share - seconds:.0f} s left" if known else ""
-        line = f"{self._title()}: {done}/{total} ({share:.0%}), {seconds:.0f} s{left}"
+        title = _title(self._stage or "")
+        line = f"{title}: {done}/{total} ({share:.0%}), {seconds:.0f} s{left}"
         print(line, file=self._stream, flush=True)
 
-    def _title(self) -> str:
-        arm, stage = self._stage
-        return (
-            f"[{self._arms.index(arm) + 1}/{self._num_arms}] {arm_title(arm)}: {arm_title(stage)}"
-        )
+
+def _title(stage: str) -> str:
+    return stage.replace("_", " ")
 
 
 def _bars(stream: TextIO) -> Progress:

@@ -1,0 +1,123 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from privimage import cli
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of eight grey images of 9x12 pixels, as a stranger might have them."""
+    generator = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = generator.integers(0, 256, (9, 12), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{number}.png")
+    return tmp_path / "mine"
+
+
+TOY = (
+    "query_network.epochs=1",
+    "query_network.widths=[8]",
+    "query_network.blocks=[1]",
+    "query_network.batch_size=512",
+    "network.base_channels=8",
+    "network.channel_multipliers=[1, 1]",
+    "network.attention_resolutions=[]",
+    "pretrain.num_images=64",
+    "privacy.num_steps=2",
+    "sampling.num_steps=2",
+)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["privimage", "synthesize", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+def arguments_for(folder, out, *settings, epsilon="5", public="glyphs"):
+    pairs = [part for setting in settings for part in ("--set", setting)]
+    return (
+        "--sensitive",
+        f"folder:{folder}",
+        "--public",
+        public,
+        "--epsilon",
+        epsilon,
+        "--out",
+        out,
+        *pairs,
+    )
+
+
+def test_own_images_become_synthetic_images_with_a_statement(monkeypatch, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(monkeypatch, *arguments_for(folder, out, *TOY)) == 0
+    printed = capsys.readouterr().out
+    assert "(5, 0.001)-differential privacy" in printed
+    assert printed.index("budget") < printed.index("done")
+    assert sorted(p.name for p in (out / "images").iterdir()) == ["cats", "dogs"]
+    assert len(list((out / "images").rglob("*.png"))) == 16
+    with np.load(out / "images.npz") as arrays:
+        assert arrays["images"].shape == (16, 1, 8, 8)
+        assert arrays["class_names"].tolist() == ["cats", "dogs"]
+    for name in ("model.safetensors", "privacy_statement.md", "samples.png"):
+        assert (out / name).is_file()
+    assert json.loads((out / "record.json").read_text())["privacy"]["epsilon"] <= 5
+
+
+def test_a_dry_run_shows_settings_and_budget_and_does_nothing(
+    monkeypatch, folder, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert run(monkeypatch, *arguments_for(folder, out), "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "image_size: 8" in printed
+    assert "dp_sgd: noise multiplier" in printed
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "part"),
+    [
+        ({"public": "glyfs"}, 2, "did you mean glyphs"),
+        ({"folder": "nowhere"}, 4, "nowhere"),
+        ({"epsilon": "-1"}, 2, "epsilon is -1"),
+        ({"settings": ("privacy.query_noise_multiplier=0.1",)}, 2, "epsilon"),
+        ({"settings": ("selection.classes_per_label=60",)}, 2, "use at most"),
+        ({"settings": ("privacy.nois=1",)}, 2, "privacy.nois: unknown"),
+        ({"settings": ("privacy",)}, 2, "section.key=value"),
+        ({"settings": ("sampling.num_images=1",)}, 2, "at least 2"),
+        ({"public": "cifar100"}, 4, "cifar100"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
+    monkeypatch, folder, tmp_path, capsys, changes, code, part
+):
+    monkeypatch.setenv("PRIVIMAGE_DATA", str(tmp_path / "empty"))
+    out = tmp_path / "out"
+    arguments = arguments_for(
+        tmp_path / changes["folder"] if "folder" in changes else folder,
+        out,
+        *changes.get("settings", ()),
+        epsilon=changes.get("epsilon", "5"),
+        public=changes.get("public", "glyphs"),
+    )
+    assert run(monkeypatch, *arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert part in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_corrupt_image_is_named(monkeypatch, folder, tmp_path, capsys):
+    path = folder / "dogs" / "3.png"
+    path.write_bytes(path.read_bytes()[:60])
+    assert run(monkeypatch, *arguments_for(folder, tmp_path / "out")) == 4
+    assert "dogs/3.png" in capsys.readouterr().err
