@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs
 SEED ?= 0
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4
 .PHONY: setup demo test check bench clean
 
 setup: .venv/.installed
@@ -20,14 +21,17 @@ demo: setup
 	@$(BIN)/artifact compare kick_the_tires --setting smoke --seed $(SEED) --out $(OUT)
 
 test: setup
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/codespell
-	$(BIN)/pytest
+	$(PYTEST)
+
+bench: setup
+	@$(BIN)/python bench/dp_step.py
 
 clean:
 	rm -rf .venv runs out build *.egg-info

@@ -7,7 +7,7 @@ stdout holds results only.
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -24,9 +24,9 @@ REFRESH_SECONDS = 0.2
 
 
 class StageProgress:
-    """Call it with (stage, done, total); use it as a context."""
+    """Call it with (stage, done, total); use it as a context. `stream` is a text file."""
 
-    def __init__(self, *, stream: TextIO | None = None) -> None:
+    def __init__(self, *, stream: Any = None) -> None:
         self._stream = stream or sys.stderr
         self._stage: str | None = None
         self._started = self._shown = time.monotonic()
@@ -78,7 +78,7 @@ def _title(stage: str) -> str:
     return stage.replace("_", " ")
 
 
-def _bars(stream: TextIO) -> Progress:
+def _bars(stream: Any) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
