@@ -80,7 +80,7 @@ for name, classes in zip(private.class_names, selection, strict=True):
 # 4. pre-train on the subset   5. fine-tune with DP-SGD
 denoiser = Denoiser(UNet(UNetConfig(size, 1, 10, 16, (1, 2), 1, (4,))))
 subset = public_subset(public, selection, private.class_names)
-settings = PretrainConfig(num_images=32_000, batch_size=128, learning_rate=3e-3, ema_rate=0.99)
+settings = PretrainConfig(num_images=64_000, batch_size=128, learning_rate=3e-3, ema_rate=0.995)
 pretrain(denoiser, subset, settings, conditional=True, seed=0).copy_to(denoiser)
 tuning = FinetuneConfig(learning_rate=2e-3, noise_multiplicity=4, ema_rate=0.9)
 finetune(
