@@ -39,7 +39,11 @@ def expected_from_records(
         raise UserError("some records have seeded noise and some have not; do not mix them")
     seeds = [record.seed for record in complete]
     hardware = ", ".join(sorted({_hardware(record) for record in complete}))
-    values = [_band(setting.main_arm, m, b, complete) for m, b in claim.measures.items()]
+    num_bands = sum(better != "exact" for better in claim.measures.values())
+    values = [
+        _band(setting.main_arm, metric, better, complete, num_bands=num_bands)
+        for metric, better in claim.measures.items()
+    ]
     bounds = [_promise(arm, complete) for arm in setting.arms]
     return {
         "seeds": seeds,
@@ -58,7 +62,9 @@ def write_expected(path: Path, claim: Claim, setting_name: str, section: dict[st
     write_durably(path, text.encode())
 
 
-def _band(arm: str, metric: str, better: str, records: Sequence[ClaimRecord]) -> dict[str, Any]:
+def _band(
+    arm: str, metric: str, better: str, records: Sequence[ClaimRecord], *, num_bands: int
+) -> dict[str, Any]:
     values = _values(records, arm, metric)
     mean = math.fsum(values) / len(values)
     if better == "exact":
@@ -70,11 +76,12 @@ def _band(arm: str, metric: str, better: str, records: Sequence[ClaimRecord]) ->
                 f"{max(values):g}; measure it as higher or lower"
             )
     else:
-        low, high = prediction_interval(values)
+        low, high = prediction_interval(values, num_metrics=num_bands)
         digits = 4 - math.floor(math.log10(max(abs(low), abs(high), 1e-12))) - 1
         low, high = _floor(low, digits), -_floor(-high, digits)
         mean = round(mean, digits + 1)
-        source = f"95 % prediction interval of {_runs(records)}"
+        together = f", for {num_bands} metrics together" if num_bands > 1 else ""
+        source = f"95 % prediction interval{together}, of {_runs(records)}"
     entry = {"metric": metric, "arm": arm, "better": better, "mean": mean, "low": low, "high": high}
     return {**entry, "key": _key(arm, metric, records), "source": source}
 

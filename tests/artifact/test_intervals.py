@@ -34,3 +34,13 @@ def test_the_prediction_interval_holds_the_next_value_as_often_as_it_says():
 def test_an_interval_needs_two_values(values):
     with pytest.raises(UserError, match="at least 2"):
         prediction_interval(values)
+
+
+def test_bands_of_several_metrics_hold_the_next_run_together_as_often_as_one_would():
+    draws = np.random.default_rng(2).normal(size=(2000, 5, 9))
+    inside = 0
+    for run in draws:
+        bands = [prediction_interval(m[:8].tolist(), num_metrics=5) for m in run]
+        inside += all(low <= m[8] <= high for (low, high), m in zip(bands, run, strict=True))
+    # independent metrics: 0.99^5 = 0.951; the standard error of the share is 0.005
+    assert inside / 2000 == pytest.approx(0.951, abs=0.02)
