@@ -1,62 +1,30 @@
-import copy
-
 import pytest
 import yaml
 
 from privimage.config import load_config
 from privimage.errors import ConfigError
 
-VALUES = {
-    "name": "test",
-    "data": {"sensitive": "digits", "public": "glyphs", "image_size": 8, "color": "grey"},
-    "privacy": {
-        "epsilon": 10,
-        "delta": 1e-4,
-        "query_noise_multiplier": 8,
-        "sampling_rate": 0.2,
-        "num_steps": 3,
-        "clip_norm": 0.001,
-    },
-    "query_network": {
-        "widths": [8],
-        "blocks": [1],
-        "block": "basic",
-        "epochs": 1,
-        "batch_size": 64,
-        "learning_rate": 0.1,
-    },
-    "selection": {"classes_per_label": 3},
-    "network": {
-        "base_channels": 8,
-        "channel_multipliers": [1, 2],
-        "attention_resolutions": [4],
-    },
-    "pretrain": {"num_images": 100, "batch_size": 20, "learning_rate": 1e-3},
-    "finetune": {"learning_rate": 1e-3, "noise_multiplicity": 2},
-    "sampling": {"num_images": 20},
-}
 
-
-def fault_of(overrides):
+def fault_of(settings, overrides):
     with pytest.raises(ConfigError) as caught:
-        load_config(VALUES, overrides)
+        load_config(settings, overrides)
     return str(caught.value)
 
 
-def test_a_configuration_survives_the_way_through_yaml(tmp_path):
-    config = load_config(VALUES)
+def test_a_configuration_survives_the_way_through_yaml(toy_settings, tmp_path):
+    config = load_config(toy_settings)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.to_dict()))
     assert load_config(path) == config
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers():
+def test_numbers_that_yaml_reads_as_text_are_numbers(toy_settings):
     # YAML 1.1 takes 1e-5 (no dot) for a string
-    assert load_config(VALUES, {"privacy.delta": "1e-5"}).privacy.delta == 1e-5
+    assert load_config(toy_settings, {"privacy.delta": "1e-5"}).privacy.delta == 1e-5
 
 
-def test_all_faults_of_a_file_are_reported_at_once_with_their_paths():
-    values = copy.deepcopy(VALUES)
+def test_all_faults_of_a_file_are_reported_at_once_with_their_paths(toy_settings):
+    values = toy_settings
     values["privacy"]["epsilon"] = -1
     values["privacy"]["sampling_rate"] = 2
     del values["data"]["color"]
@@ -86,8 +54,8 @@ def test_all_faults_of_a_file_are_reported_at_once_with_their_paths():
         ({"finetune.noise_multiplicity": 0}, "at least 1"),
     ],
 )
-def test_a_value_out_of_range_is_named_with_what_is_allowed(overrides, part):
-    assert part in fault_of(overrides)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(toy_settings, overrides, part):
+    assert part in fault_of(toy_settings, overrides)
 
 
 def test_a_file_that_is_missing_or_no_yaml_is_a_config_error(tmp_path):

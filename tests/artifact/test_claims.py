@@ -67,7 +67,8 @@ def test_every_shipped_claim_has_valid_settings_in_every_arm():
     for claim in load_claims(claims_root()).values():
         for setting in claim.settings.values():
             for overrides in setting.arms.values():
-                load_config(setting.config, {"name": claim.id, **overrides})
+                config = load_config(setting.config, {"name": claim.id, **overrides})
+                assert config.name == claim.id
 
 
 def test_every_shipped_claim_has_a_script_that_runs_it():

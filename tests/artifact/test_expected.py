@@ -69,4 +69,5 @@ def test_a_bound_has_no_better_side():
 
 def test_every_shipped_expected_result_can_be_read():
     for claim in load_claims(claims_root()).values():
-        load_expected(claim, claims_root().parent / "expected_results")
+        expected = load_expected(claim, claims_root().parent / "expected_results")
+        assert set(expected) <= set(claim.settings)
