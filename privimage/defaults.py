@@ -4,6 +4,7 @@ Everything follows from image size, number of labels, number of public classes a
 of the sensitive set, never from the images. The ratios are the paper's where a set is large enough.
 """
 
+import math
 from typing import Any
 
 
@@ -43,27 +44,32 @@ def default_settings(
         },
         "selection": {"classes_per_label": classes_per_label, "assignment": "matching"},
         "network": {
-            "base_channels": 32,
+            "base_channels": 32 if large else 16,
             "channel_multipliers": [1, 2, 2] if large else [1, 2],
             "attention_resolutions": [image_size // 2],
+            "blocks_per_level": 2 if large else 1,
         },
         "pretrain": {
-            "num_images": 1_000_000 if large else 300_000,
+            "num_images": 1_000_000 if large else 100_000,
             "batch_size": 128,
-            "learning_rate": 1e-3,
-            "ema_rate": 0.999,
+            "learning_rate": 1e-3 if large else 3e-3,
+            "ema_rate": 0.999 if large else 0.995,
             "horizontal_flip": False,
         },
-        "finetune": {"learning_rate": 1e-3, "noise_multiplicity": 8 if large else 4},
+        "finetune": {
+            "learning_rate": 1e-3 if large else 2e-3,
+            "noise_multiplicity": 8 if large else 4,
+            "ema_rate": 0.9,  # there are few steps, and each is noisy
+            "start_from": "ema",
+        },
         "sampling": {"num_images": max(num_labels, min(public_size, 50_000))},
         "evaluation": {"horizontal_flip": False},
     }
 
 
 def default_delta(public_size: int) -> float:
-    """One significant digit, at most a tenth of 1/N."""
-    exponent = len(str(public_size))
-    return 10.0 ** -(exponent + 1)
+    """A power of ten, at most a tenth of 1/N."""
+    return 10.0 ** -(math.ceil(math.log10(public_size)) + 1)
 
 
 def default_classes_per_label(num_labels: int, num_public_classes: int) -> int:
