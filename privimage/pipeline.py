@@ -39,6 +39,9 @@ from privimage.training.runlog import Progress, silent
 
 logger = logging.getLogger(__name__)
 RECORD_FORMAT = 1
+# settings that a charge fixes: they shaped what was released
+BEFORE_QUERY = ("seed", "data", "privacy", "query_network")
+BEFORE_DP_SGD = (*BEFORE_QUERY, "selection", "network", "pretrain", "finetune")
 
 
 def run_pipeline(
@@ -62,11 +65,14 @@ def run_pipeline(
     with locked(folder):
         source = random_source(config)
         ledger = open_ledger(config, folder, sets, source)
+        refuse_other_settings(config, folder, ledger)
         for name, mechanism in plan.items():
             ledger.reserve(name, mechanism)
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
-        run = Run(config, sets, folder, shared or folder, ledger, source, progress)
+        key = _data_key(folder)
+        real_test_id = None if sets.real_test is None else sets.real_test.fingerprint(key)
+        run = Run(config, sets, folder, shared or folder, ledger, source, progress, real_test_id)
         seconds: dict[str, float] = {}
         for stage in STAGES:
             seconds[stage.name] = run_stage(run, stage)
@@ -169,6 +175,24 @@ def open_ledger(
         data_id=sets.sensitive.fingerprint(_data_key(folder)),
         random_source=source,
     )
+
+
+def refuse_other_settings(config: RunConfig, folder: Path, ledger: PrivacyLedger) -> None:
+    """RunFolderError, before anything is touched, if budget was spent here under other settings."""
+    path = folder / "config.yaml"
+    charged = [name for name in (QUERY, DP_SGD) if ledger.charged(name)]
+    if not charged or not path.exists():
+        return
+    before, now = yaml.safe_load(path.read_text()), config.to_dict()
+    for settings in (before, now):
+        settings["data"].pop("evaluate_on", None)  # what results are compared with may change
+    fixed = BEFORE_DP_SGD if DP_SGD in charged else BEFORE_QUERY
+    changed = [section for section in fixed if before.get(section) != now[section]]
+    if changed:
+        raise RunFolderError(
+            f"{folder} has already spent privacy budget with other settings of "
+            f"{', '.join(changed)}; go back to those in {path}, or use a new run folder"
+        )
 
 
 def run_stage(run: Run, stage: Stage) -> float:

@@ -62,12 +62,19 @@ def test_the_private_folder_is_closed_and_no_private_image_lies_in_the_run(
     assert (tmp_path / "private" / "data_key").stat().st_mode & 0o077 == 0
     sets = pipeline.load_image_sets(load_config(toy_settings))
     needles = [image.numpy().tobytes() for image in sets.sensitive.images[:50]]
-    plain_hash = sets.sensitive.fingerprint()
+    assert sets.real_test is not None
+    needles += [image.numpy().tobytes() for image in sets.real_test.images[:50]]
+    public_key = json.loads((tmp_path / "ledger.json").read_text())["data_id"].encode()
+    hashes = [
+        images.fingerprint(key)
+        for images in (sets.sensitive, sets.real_test)
+        for key in (None, public_key)
+    ]
     for path in tmp_path.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert not any(needle in content for needle in needles), path
-            assert plain_hash.encode() not in content, path
+            assert not any(value.encode() in content for value in hashes), path
 
 
 def test_repeating_a_run_does_no_work_and_spends_nothing(toy_settings, tmp_path, shared):
@@ -125,8 +132,11 @@ def test_a_folder_that_has_spent_is_not_used_for_other_settings(
     toy_settings, tmp_path, shared, overrides
 ):
     run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(RunFolderError, match="new run folder"):
         run_pipeline(load_config(toy_settings, overrides), tmp_path, shared=shared)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_changing_a_public_stage_after_the_private_ones_costs_nothing(

@@ -68,12 +68,11 @@ def load_images(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def evaluate_inputs(run: Run) -> dict[str, Any]:
-    real_test = run.sets.real_test
     return {
         "images": outputs_of(run.folder, "generate"),
         "query_network": outputs_of(run.shared, "query_network"),
         "evaluation": plain(run.config.evaluation),
-        "real_test": real_test.fingerprint(run.data_id.encode()) if real_test else None,
+        "real_test": run.real_test_id,
         "seed": run.config.seed,
     }
 

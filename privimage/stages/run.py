@@ -46,6 +46,7 @@ class Run:
     ledger: PrivacyLedger
     source: RandomSource
     progress: Progress
+    real_test_id: str | None  # keyed like data_id: a plain hash would confirm a guess of the images
 
     @property
     def device(self) -> torch.device:
