@@ -8,6 +8,7 @@ were drawn, un-noised gradients; none of it is logged or kept. Released: the wei
 step, (epsilon, delta)-DP as the ledger accounts them.
 """
 
+import logging
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from privimage.diffusion.loss import (
     drop_labels,
     sample_noise_levels,
 )
+from privimage.errors import RunFolderError
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.per_example import clipped_gradient_sum, noisy_mean_gradient
 from privimage.privacy.poisson import poisson_sample
@@ -31,6 +33,7 @@ from privimage.training.checkpoint import load_checkpoint, save_checkpoint
 from privimage.training.pretrain import step_generator
 from privimage.training.runlog import Progress, RunLog, silent
 
+logger = logging.getLogger(__name__)
 DP_SGD = "dp_sgd"
 
 
@@ -121,7 +124,19 @@ def finetune(
         if checkpoint is not None and due:
             save_checkpoint(checkpoint, _state(denoiser, ema, optimizer, taken, source))
             saved = time.monotonic()
+    check_steps_survived(taken, mechanism.count)
     return ema
+
+
+def check_steps_survived(taken: int, charged: int) -> None:
+    """RunFolderError if all paid steps were lost: the pre-trained weights are no private model."""
+    if taken == 0:
+        raise RunFolderError(
+            f"all {charged} steps of dp_sgd are spent, but their results are no longer here; "
+            "start again in a new run folder"
+        )
+    if taken < charged:
+        logger.warning("%d of %d paid steps were lost in a crash", charged - taken, charged)
 
 
 def noisy_examples(

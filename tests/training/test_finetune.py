@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from privimage.config import FinetuneConfig, PrivacyConfig
+from privimage.errors import RunFolderError
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source, secure_source
@@ -177,3 +178,11 @@ def test_nothing_of_the_images_reaches_the_log(new_denoiser, images, tmp_path):
     assert all(set(line) == allowed for line in lines)
     # the count of images is the expected one, not the number drawn
     assert all(line["images"] == round(line["step"] * 10) for line in lines)
+
+
+def test_a_spent_budget_without_its_result_is_an_error_and_no_untrained_model(new_denoiser, images):
+    source = seeded()
+    book = ledger(source)
+    book.charge(DP_SGD, STEPS)
+    with pytest.raises(RunFolderError, match="new run folder"):
+        run(new_denoiser(), images, source, book=book)
