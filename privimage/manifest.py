@@ -54,7 +54,7 @@ def finish(
             "state": "done",
             "inputs": inputs,
             "outputs": hashes,
-            "seconds": round(seconds, 3),
+            "seconds": seconds,
         },
     )
 

@@ -207,7 +207,7 @@ def run_stage(run: Run, stage: Stage) -> float:
     manifest.start(folder, stage.name, inputs)
     started = time.monotonic()
     outputs = stage.work(run)
-    seconds = time.monotonic() - started
+    seconds = round(time.monotonic() - started, 2)
     manifest.finish(folder, stage.name, inputs, outputs, seconds)
     logger.info("%s: %.1f s", stage.name, seconds)
     return seconds
@@ -259,7 +259,7 @@ def make_record(run: Run, seconds: dict[str, float]) -> dict[str, Any]:
             "public": run.sets.public.source,
             "real_test": run.sets.real_test.source if run.sets.real_test else None,
         },
-        "timings_seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "timings_seconds": seconds,
         "environment": describe_environment(run.device),
     }
 
