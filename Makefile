@@ -31,7 +31,7 @@ check: setup
 	$(PYTEST)
 
 bench: setup
-	@$(BIN)/python bench/dp_step.py
+	@for name in dp_step sampling frechet accounting; do PYTHONPATH=. $(BIN)/python bench/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv runs out build *.egg-info

@@ -84,8 +84,8 @@ settings = PretrainConfig(64_000, 128, 3e-3, ema_rate=0.995, horizontal_flip=Fal
 pretrain(denoiser, subset, settings, conditional=True, seed=0).copy_to(denoiser)
 tuning = FinetuneConfig(learning_rate=2e-3, noise_multiplicity=4, ema_rate=0.9)
 finetune(
-    denoiser, private, tuning, plan, ledger=ledger, source=source, seed=0, micro_batch_size=64
-).copy_to(denoiser)
+    denoiser, private, tuning, plan, ledger=ledger, source=source, seed=0
+).copy_to(denoiser)  # fmt: skip
 
 # 6. sample   7. measure
 images, labels = generate_images(

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 
 from privimage.errors import ConfigError
+from privimage.hardware import PRECISIONS
 from privimage.strict import build
 
 
@@ -191,13 +192,21 @@ class PerformanceConfig:
     """Speed only. No setting here can change the ledger."""
 
     device: str = "auto"
-    micro_batch_size: int = 64
+    precision: str = "auto"  # of the network's arithmetic; auto: bfloat16 where it is native
+    strategy: str = "auto"  # of per-image gradients: loop, folded, or whichever is timed faster
+    micro_batch_size: int = 0  # images of one folded pass; 0: timed too
+    compile: bool | None = None  # None: where the work is long enough to win back the start-up
     num_threads: int = 0  # 0: all cores
 
     def problems(self) -> Iterator[str]:
         if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
             yield f"device is {self.device!r}; choose auto, cpu, cuda or cuda:N"
-        yield from _at_least_one(self, "micro_batch_size")
+        if self.precision not in ("auto", *PRECISIONS):
+            yield f"precision is {self.precision!r}; choose auto, {' or '.join(PRECISIONS)}"
+        if self.strategy not in ("auto", "loop", "folded"):
+            yield f"strategy is {self.strategy!r}; choose auto, loop or folded"
+        if self.micro_batch_size < 0:
+            yield f"micro_batch_size is {self.micro_batch_size}; 0 means that it is timed"
         if self.num_threads < 0:
             yield f"num_threads is {self.num_threads}; 0 means all cores"
 

@@ -49,5 +49,12 @@ def toy_settings():
         "finetune": {"learning_rate": 1e-3, "noise_multiplicity": 2},
         "sampling": {"num_images": 40, "num_steps": 2},
         "evaluation": {"cnn_width": 4, "cnn_epochs": 1, "cnn_batch_size": 20},
-        "performance": {"device": "cpu", "num_threads": 1},
+        "performance": {
+            "device": "cpu",
+            "num_threads": 1,
+            "precision": "float32",
+            "strategy": "folded",
+            "micro_batch_size": 16,
+            "compile": False,
+        },
     }

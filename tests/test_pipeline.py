@@ -190,13 +190,19 @@ def test_an_insecure_run_repeats_exactly_and_says_what_it_is(toy_settings, tmp_p
 
 
 def test_performance_settings_cannot_touch_the_ledger(toy_settings, tmp_path, shared):
-    for size in (1, 64):
-        config = load_config(toy_settings, {"performance.micro_batch_size": size})
-        run_pipeline(config, tmp_path / str(size), shared=shared)
-    books = [json.loads((tmp_path / n / "ledger.json").read_text()) for n in ("1", "64")]
-    for book in books:
-        book.pop("data_id")  # keyed by each run's own secret
-    assert books[0] == books[1]
+    choices = (
+        {"micro_batch_size": 3},
+        {"strategy": "loop", "precision": "bfloat16", "num_threads": 2},
+        {"strategy": "auto", "micro_batch_size": 0, "precision": "auto", "compile": None},
+    )
+    books = []
+    for number, choice in enumerate(choices):
+        folder = tmp_path / str(number)
+        settings = {f"performance.{name}": value for name, value in choice.items()}
+        run_pipeline(load_config(toy_settings, settings), folder, shared=shared)
+        books.append(json.loads((folder / "ledger.json").read_text()))
+        books[-1].pop("data_id")  # keyed by each run's own secret
+    assert books[0] == books[1] == books[2]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from privimage.data.image_set import ImageSet
+from privimage.data.npy import as_tensor
 from privimage.data.npz import read_arrays
 from privimage.durable import write_durably
 from privimage.errors import DataInvalidError, RunFolderError
@@ -75,8 +75,8 @@ def _packed(image_set: ImageSet) -> bytes:
 def _read(path: Path) -> ImageSet:
     arrays = read_arrays(path, source=str(path))
     return ImageSet(
-        images=torch.from_numpy(arrays["images"]),
-        labels=torch.from_numpy(arrays["labels"]),
+        images=as_tensor(arrays["images"]),
+        labels=as_tensor(arrays["labels"]),
         class_names=tuple(str(name) for name in arrays["class_names"]),
         source=str(arrays["source"]),
         public_size=int(arrays["public_size"]),

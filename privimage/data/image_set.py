@@ -1,9 +1,9 @@
 """What an image set is: square uint8 images, one label each, and a size that may be published.
 
 Used for public and sensitive images alike (paper, section 3.1). `images` and `labels` of a
-sensitive set are private; `class_names`, the image shape and `public_size` are taken to be
-public. The true size of a sensitive set is private under add/remove adjacency, so whatever
-divides by a size divides by `public_size`, never by `len()`.
+sensitive set are private, in memory or mapped from their file; `class_names`, the image shape and
+`public_size` are taken to be public. The true size of a sensitive set is private under add/remove
+adjacency, so whatever divides by a size divides by `public_size`, never by `len()`.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from torch import Tensor
 from privimage.errors import DataInvalidError
 
 ONE_CLASS = "all"
+HASHED_AT_ONCE = 4096  # images; a copy is made of what is hashed, not of a whole mapped set
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,8 @@ class ImageSet:
 
     def without_labels(self) -> "ImageSet":
         """The same images as one class (the unconditional mode)."""
-        return replace(self, labels=torch.zeros_like(self.labels), class_names=(ONE_CLASS,))
+        labels = torch.zeros(1, dtype=torch.int64).expand(len(self))  # one number, seen N times
+        return replace(self, labels=labels, class_names=(ONE_CLASS,))
 
     def with_public_size(self, public_size: int) -> "ImageSet":
         """The same images with a size that their owner chose to publish."""
@@ -74,8 +76,10 @@ class ImageSet:
         """
         digest = hashlib.sha256() if key is None else hmac.new(key, digestmod=hashlib.sha256)
         digest.update(repr((tuple(self.images.shape), self.class_names)).encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
-        digest.update(self.labels.cpu().contiguous().numpy().astype("<i8").data)
+        for part in self.images.split(HASHED_AT_ONCE):
+            digest.update(part.cpu().contiguous().numpy().data)
+        for part in self.labels.split(HASHED_AT_ONCE):
+            digest.update(part.cpu().contiguous().numpy().astype("<i8").data)
         return digest.hexdigest()
 
 

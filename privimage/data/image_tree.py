@@ -7,10 +7,8 @@ pixels, so a small file cannot ask for a large memory. What is read may be priva
 
 import io
 import logging
-import os
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from privimage.data.archives import Listing, Member, open_listing
 from privimage.data.image_set import ONE_CLASS, ImageSet
+from privimage.data.parallel import for_each_chunk
 from privimage.data.preparation import Preparation
 from privimage.errors import DataInvalidError, DataMissingError
 
@@ -30,8 +29,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".pg
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
 SPLITS = ("train", "test")
 MAX_IMAGE_PIXELS = 64 * 2**20
-MAX_SET_BYTES = 32 * 2**30
-MAX_THREADS = 8
 
 
 def read_image_tree(
@@ -117,24 +114,16 @@ def by_class(listing: Listing, source: str) -> dict[str, list[Member]]:
 
 
 def decode_all(
-    members: Sequence[Member], preparation: Preparation
+    members: Sequence[Member], preparation: Preparation, *, num_threads: int = 0
 ) -> UInt8[Tensor, "number channel height width"]:
-    """Decode and prepare in a few threads; the first fault, in order, is raised."""
-    shape = (len(members), preparation.num_channels, *2 * (preparation.image_size,))
-    if np.prod(shape, dtype=float) > MAX_SET_BYTES:
-        raise DataInvalidError(
-            f"{len(members)} images of {preparation.image_size} pixels a side need more than "
-            f"{MAX_SET_BYTES // 2**30} GiB; choose a smaller image_size"
-        )
-    images = np.empty(shape, dtype=np.uint8)
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        try:
-            decoded = pool.map(lambda member: decode(member, preparation), members)
-            for index, pixels in enumerate(decoded):
-                images[index] = pixels
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Decode and prepare with all cores; the first fault, in order, is raised."""
+    images = preparation.empty(len(members))
+
+    def decode_chunk(indices: range) -> None:
+        for index in indices:
+            images[index] = decode(members[index], preparation)
+
+    for_each_chunk(decode_chunk, len(members), num_threads=num_threads)
     return torch.from_numpy(images)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from privimage.data.archives import open_listing
+from privimage.data.array_folder import find_array_folder, map_arrays
+from privimage.data.arrays import channels_first
 from privimage.data.image_tree import (
     IMAGE_FORMATS,
     by_class,
@@ -17,7 +19,7 @@ from privimage.data.image_tree import (
     select_split,
     without_wrapper,
 )
-from privimage.data.npz import channels_first, read_arrays
+from privimage.data.npz import read_arrays
 from privimage.data.preparation import Preparation
 from privimage.data.sources import FOLDER_PREFIX, default_data_root, locate
 from privimage.errors import DataInvalidError
@@ -37,11 +39,12 @@ def native_preparation(source: str, *, data_root: Path | None = None) -> Prepara
         return NATIVE[source]
     locate(source, "train", data_root=data_root or default_data_root())  # names a mistake
     path = Path(source.removeprefix(FOLDER_PREFIX)).expanduser()
-    if path.suffix == ".npz" and path.is_file():
-        arrays = read_arrays(path, source=source)
+    folder = find_array_folder(path, "train", source=source)
+    if folder or (path.suffix == ".npz" and path.is_file()):
+        arrays = map_arrays(folder, source=source) if folder else read_arrays(path, source=source)
         if "images" not in arrays:
             raise DataInvalidError(f"{source} has no array named images; save it under that name")
-        images = channels_first(arrays["images"], source=source)
+        images = channels_first(arrays["images"][:1], source=source)
         return Preparation(min(images.shape[2:]), "grey" if images.shape[1] == 1 else "rgb")
     with open_listing(path) as listing:
         listing = select_split(only_images(without_wrapper(listing)), "train", source)

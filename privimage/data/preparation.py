@@ -6,6 +6,7 @@ paper's preparation of CelebA, appendix B), then grey or RGB bytes.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from privimage.data.parallel import for_each_chunk
 from privimage.errors import ConfigError, DataInvalidError
 
+MAX_SET_BYTES = 32 * 2**30
 # Deeper than 8 bits a value: PIL would clip these to white instead of scaling them.
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -40,6 +43,17 @@ class Preparation:
     def describe(self) -> str:
         return f"centre crop, bilinear to {self.image_size}x{self.image_size}, {self.color}"
 
+    def empty(self, num: int) -> UInt8[np.ndarray, "number channel size size"]:
+        """Room for `num` prepared images; DataInvalidError if that is more than a bounded size."""
+        shape = (num, self.num_channels, self.image_size, self.image_size)
+        if prod(shape) > MAX_SET_BYTES:
+            raise DataInvalidError(
+                f"{num} images of {self.image_size} pixels a side need more than "
+                f"{MAX_SET_BYTES // 2**30} GiB; choose a smaller image_size, or keep images of "
+                "that size in a folder of arrays, which is not read into memory"
+            )
+        return np.empty(shape, dtype=np.uint8)
+
     def prepare_image(self, image: Image.Image) -> UInt8[np.ndarray, "channel size size"]:
         """Prepare one PIL image; DataInvalidError if it has more than 8 bits a value."""
         if image.mode in DEEP_MODES:
@@ -62,11 +76,15 @@ class Preparation:
         self, images: UInt8[Tensor, "number channels_in height width"]
     ) -> UInt8[Tensor, "number channel size size"]:
         """Prepare a stack of grey or RGB images; one that already fits is returned as it is."""
-        shape = (self.num_channels, self.image_size, self.image_size)
-        if tuple(images.shape[1:]) == shape:
+        if tuple(images.shape[1:]) == (self.num_channels, self.image_size, self.image_size):
             return images
-        prepared = np.empty((len(images), *shape), dtype=np.uint8)
-        for index, image in enumerate(images.numpy()):
-            pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
-            prepared[index] = self.prepare_image(Image.fromarray(np.ascontiguousarray(pixels)))
+        stack, prepared = images.numpy(), self.empty(len(images))
+
+        def prepare_chunk(indices: range) -> None:
+            for index in indices:
+                image = stack[index]
+                pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+                prepared[index] = self.prepare_image(Image.fromarray(np.ascontiguousarray(pixels)))
+
+        for_each_chunk(prepare_chunk, len(stack))
         return torch.from_numpy(prepared)

@@ -1,8 +1,8 @@
 """Named image sets and `folder:PATH`: what a configuration calls a set, and how it is found.
 
-Named sets are public benchmarks. A `folder:` set may be private: it is read into memory, and
-nothing of it is written to a disk unless the caller asks for the cache. Nothing is downloaded
-unless the caller asks for that.
+Named sets are public benchmarks. A `folder:` set may be private: it is read into memory, or mapped
+if it is large (`privimage.data.array_folder`), and nothing of it is written to a disk unless the
+caller asks for the cache. Nothing is downloaded unless the caller asks for that.
 """
 
 import difflib
@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from privimage.data import published
+from privimage.data.array_folder import find_array_folder, read_array_folder
 from privimage.data.cache import cached_image_set, default_cache_dir, stamp
 from privimage.data.glyphs import render_glyphs, rendering_key
 from privimage.data.image_set import ImageSet
@@ -82,7 +83,11 @@ def locate(source: str, split: str, *, data_root: Path) -> tuple[Path, published
     if not path.exists():
         raise DataMissingError(
             f"{source}: there is no {path.absolute()}; give a folder of class folders, "
-            "a zip file of one, or an npz file"
+            "a zip file of one, an npz file, or a folder of images.npy and labels.npy"
+        )
+    if folder := find_array_folder(path, split, source=source):
+        return folder, lambda preparation: read_array_folder(
+            folder, preparation=preparation, source=source
         )
     if path.suffix != ".npz" or path.is_dir():
         return path, lambda preparation: read_image_tree(

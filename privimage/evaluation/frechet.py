@@ -5,10 +5,13 @@ features it is the FID. Statistics of parts merge to exactly those of their unio
 sensitive images are sensitive too: take public or held-out images as the reference.
 """
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from privimage.errors import ConfigError
@@ -47,22 +50,37 @@ class FeatureStatistics:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """The squared distance d^2 above, which is what is called FID.
 
-    tr (A B)^(1/2) is the sum of the singular values of A^(1/2) B^(1/2). That needs only symmetric
-    eigenvalues and holds for singular covariances too: fewer images than features are allowed.
+    Singular covariances are no special case: fewer images than features are allowed. The error is
+    rounding, 1e-13 of the traces; at worst 1e-8 of them, where A and B have unlike null spaces.
     """
     if a.mean.shape != b.mean.shape or min(a.num, b.num) < 2:
         raise ConfigError(
             f"Frechet distance: got {a.num} x {len(a.mean)} and {b.num} x {len(b.mean)} features; "
             "give at least 2 images on each side, and one extractor for both"
         )
-    cross = torch.linalg.svdvals(_root_factor(a.covariance).T @ _root_factor(b.covariance)).sum()
-    spread = a.covariance.trace() + b.covariance.trace() - 2 * cross
-    distance = (a.mean - b.mean).square().sum() + spread
-    return max(float(distance), 0.0)
+    traces = float(a.covariance.trace() + b.covariance.trace())
+    if not math.isfinite(traces):
+        raise ConfigError(
+            "Frechet distance: some features are not finite; look for infinite or missing values "
+            "in the images and in the extractor's weights"
+        )
+    # fewer images, lower rank: no more eigenvalues than the product has, so that none is noise
+    low, high = (a, b) if a.num <= b.num else (b, a)
+    cross = _trace_of_root(low.covariance.numpy(), high.covariance.numpy())
+    distance = float((a.mean - b.mean).square().sum()) + traces - 2 * cross
+    return max(distance, 0.0)
 
 
-def _root_factor(covariance: Tensor) -> Tensor:
-    """F with F F^T = covariance, one column for every direction that is not zero up to rounding."""
-    values, vectors = torch.linalg.eigh(covariance)
-    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1].abs()
-    return vectors[:, kept] * values[kept].sqrt()
+def _trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
+    """tr (A B)^(1/2): the roots of the eigenvalues of L^T B L, where A = L L^T by Cholesky.
+
+    Pivoted, L reveals the rank, and its falling columns grade L^T B L, so that small eigenvalues
+    come out right as well; with the root of A from its eigenvectors they would drown in rounding.
+    """
+    pivoted_cholesky, congruence = get_lapack_funcs(("pstrf", "sygst"), (a, b))
+    factor, pivots, rank, _ = pivoted_cholesky(a, lower=1)
+    factor[:, rank:] = 0  # what was not factorised is left there
+    order = pivots - 1
+    product, _ = congruence(b[np.ix_(order, order)], factor, itype=2, lower=1)
+    values = np.linalg.eigvalsh(product[:rank, :rank], UPLO="L")
+    return float(np.sqrt(values.clip(min=0)).sum())

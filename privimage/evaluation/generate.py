@@ -17,6 +17,7 @@ from privimage.data.image_set import to_uint8
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import SAMPLERS
 from privimage.errors import ConfigError
+from privimage.hardware import Compute, Workers, autocast
 
 
 def generate_images(
@@ -29,12 +30,14 @@ def generate_images(
     batch_size: int,
     generator: torch.Generator,
     device: torch.device,
+    compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
     """Images and labels on the CPU, image i of class i mod num_classes.
 
     With `num_classes` 0 (an unconditional network) all labels are 0. The noise comes from
-    `generator`, which lives on `device`; another batch size gives other images. Puts `denoiser` in
+    `generator`, which lives on `device`; another batch size gives other images, another number of
+    workers the same. Puts `denoiser` in
     evaluation mode. `on_progress` gets the number of images done.
     """
     if sampler not in SAMPLERS:
@@ -46,12 +49,21 @@ def generate_images(
     images = torch.empty(
         num_images, config.num_channels, config.image_size, config.image_size, dtype=torch.uint8
     )
+    workers = Workers(compute.num_workers)
+    denoise = torch.compile(denoiser) if compute.compiled else denoiser
+
+    def draw(latents: Tensor, classes: Tensor | None) -> Tensor:
+        with torch.inference_mode(), autocast(device, compute.precision):
+            drawn = SAMPLERS[sampler](denoise, latents, classes, num_steps=num_steps)
+            return to_uint8(drawn).cpu()
+
     for start in range(0, num_images, batch_size):
         part = slice(start, min(start + batch_size, num_images))
         latents = torch.randn(images[part].shape, generator=generator, device=device)
         classes = labels[part].to(device) if num_classes else None
-        drawn = SAMPLERS[sampler](denoiser, latents, classes, num_steps=num_steps)
-        images[part] = to_uint8(drawn).cpu()
+        shares = workers.shares(len(latents))
+        pieces = [(latents[share], None if classes is None else classes[share]) for share in shares]
+        images[part] = torch.cat(workers.map(lambda piece: draw(*piece), pieces))
         if on_progress is not None:
             on_progress(part.stop)
     return images, labels

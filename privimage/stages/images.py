@@ -47,6 +47,7 @@ def generate(run: Run) -> list[str]:
         batch_size=config.batch_size,
         generator=torch.Generator(run.device).manual_seed(run.config.seed),
         device=run.device,
+        compute=run.compute,
         on_progress=lambda done: run.progress("generate", done, config.num_images),
     )
     save_images(run.folder / "images.npz", images, labels, names)

@@ -5,18 +5,23 @@ ledger.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.loss import denoising_loss
 from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.hardware import resolved_precision
+from privimage.privacy.engine_choice import choose_engine
+from privimage.privacy.per_example import Engine
 from privimage.semantics.selection import public_subset, unlabelled
 from privimage.stages.run import Run, outputs_of, plain
 from privimage.stages.semantic import read_selection
 from privimage.training.checkpoint import load_weights, remove_checkpoint, save_weights
-from privimage.training.finetune import DP_SGD, finetune
+from privimage.training.finetune import DP_SGD, finetune, made_up_examples
 from privimage.training.pretrain import pretrain
 
 
@@ -70,6 +75,7 @@ def pretrain_model(run: Run) -> list[str]:
             run.config.pretrain,
             conditional=run.config.data.conditional,
             seed=run.config.seed,
+            compute=run.compute,
             checkpoint=checkpoint,
             stats=run.folder / "stats.jsonl",
             progress=run.progress,
@@ -106,7 +112,7 @@ def finetune_model(run: Run) -> list[str]:
         ledger=run.ledger,
         source=run.source,
         seed=run.config.seed,
-        micro_batch_size=run.config.performance.micro_batch_size,
+        engine=finetune_engine(run, denoiser),
         checkpoint=checkpoint,
         stats=run.folder / "stats.jsonl",
         progress=run.progress,
@@ -114,3 +120,21 @@ def finetune_model(run: Run) -> list[str]:
     save_weights(run.folder / "model.safetensors", ema.parameters)
     remove_checkpoint(checkpoint)
     return ["model.safetensors"]
+
+
+def finetune_engine(run: Run, denoiser: Denoiser) -> Engine:
+    """The engine of per-image gradients, timed on made-up images where it is left open."""
+    wanted, mechanism = run.config.performance, run.ledger.reserved[DP_SGD]
+    batch_size = max(1, round(mechanism.sampling_rate * run.sets.sensitive.public_size))
+    return choose_engine(
+        denoising_loss,
+        denoiser,
+        partial(made_up_examples, denoiser, run.config.finetune),
+        num_images=mechanism.count * batch_size,
+        precision=resolved_precision(wanted.precision, run.device),
+        batch_size=batch_size,
+        strategy=wanted.strategy,
+        micro_batch_size=wanted.micro_batch_size,
+        compiled=wanted.compile,
+        num_threads=wanted.num_threads,
+    )

@@ -19,6 +19,7 @@ from privimage import manifest
 from privimage.config import RunConfig
 from privimage.data.image_set import ImageSet
 from privimage.durable import write_durably
+from privimage.hardware import Compute, default_num_workers, resolved_precision
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
 from privimage.training.runlog import Progress
@@ -54,6 +55,16 @@ class Run:
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(name)
+
+    @property
+    def compute(self) -> Compute:
+        """Workers, precision and compiling for pre-training and sampling."""
+        wanted = self.config.performance
+        return Compute(
+            num_workers=default_num_workers(self.device, wanted.num_threads),
+            precision=resolved_precision(wanted.precision, self.device),
+            compiled=bool(wanted.compile),
+        )
 
     @property
     def data_id(self) -> str:

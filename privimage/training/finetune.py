@@ -10,6 +10,7 @@ step, (epsilon, delta)-DP as the ledger accounts them.
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,8 +26,9 @@ from privimage.diffusion.loss import (
     sample_noise_levels,
 )
 from privimage.errors import RunFolderError
+from privimage.hardware import resident
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.per_example import clipped_gradient_sum, noisy_mean_gradient
+from privimage.privacy.per_example import ClippedGradientSum, Engine, noisy_mean_gradient
 from privimage.privacy.poisson import poisson_sample
 from privimage.privacy.rng import RandomSource
 from privimage.training.checkpoint import load_checkpoint, save_checkpoint
@@ -35,6 +37,7 @@ from privimage.training.runlog import Progress, RunLog, silent
 
 logger = logging.getLogger(__name__)
 DP_SGD = "dp_sgd"
+EXAMPLES_AT_ONCE = 256  # bounds the memory; fixed, so that no engine changes the noise drawn
 
 
 def finetune(
@@ -46,7 +49,7 @@ def finetune(
     ledger: PrivacyLedger,
     source: RandomSource,
     seed: int,
-    micro_batch_size: int,
+    engine: Engine = Engine("folded", micro_batch_size=48),  # noqa: B008 (it is frozen)
     checkpoint: Path | None = None,
     stats: Path | None = None,
     progress: Progress = silent,
@@ -62,7 +65,7 @@ def finetune(
     device = next(denoiser.parameters()).device
     mechanism = ledger.reserved[DP_SGD]
     expected_batch_size = mechanism.sampling_rate * sensitive.public_size
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate, fused=True)
     ema = Ema(denoiser, rate=config.ema_rate)
     taken = 0
 
@@ -75,6 +78,10 @@ def finetune(
         source.restore(state["source"])
     log, saved = RunLog(stats, stage="finetune"), time.monotonic()
     denoiser.train()
+    sensitive = replace(sensitive, images=resident(sensitive.images, device))
+    clipped_sum_of = ClippedGradientSum(
+        denoising_loss, denoiser, clip_norm=plan.clip_norm, engine=engine
+    )
 
     while (step := ledger.charged(DP_SGD)) < mechanism.count:
         # the step is paid for before anything of it can be seen
@@ -84,16 +91,9 @@ def finetune(
         # clipped gradients of the drawn images, summed
         generator = step_generator(seed, step, stage=2, device=device)
         total = {name: torch.zeros_like(p) for name, p in denoiser.named_parameters()}
-        for part in drawn.split(micro_batch_size):
+        for part in drawn.split(EXAMPLES_AT_ONCE):
             examples = noisy_examples(sensitive, part, denoiser, config, generator=generator)
-            clipped = clipped_gradient_sum(
-                denoising_loss,
-                denoiser,
-                examples,
-                clip_norm=plan.clip_norm,
-                micro_batch_size=micro_batch_size,
-            )
-            for name, summed in clipped.items():
+            for name, summed in clipped_sum_of(examples).items():
                 total[name] += summed
 
         # noise once, a public divisor, an ordinary optimiser step
@@ -149,7 +149,8 @@ def noisy_examples(
 ) -> tuple[Tensor | None, ...]:
     """(images, labels or None, K noise levels, K noise images) of the drawn examples. PRIVATE."""
     device, copies = generator.device, config.noise_multiplicity
-    images = to_model_range(sensitive.images[indices].to(device))
+    pixels = sensitive.images
+    images = to_model_range(pixels[indices.to(pixels.device)].to(device))
     labels = None
     if denoiser.is_conditional:
         labels = drop_labels(
@@ -162,6 +163,25 @@ def noisy_examples(
     shape = (len(images), copies, *images.shape[1:])
     noise = torch.randn(shape, generator=generator, device=device)
     return images, labels, sigma, noise
+
+
+def made_up_examples(
+    denoiser: Denoiser, config: FinetuneConfig, num_images: int
+) -> tuple[Tensor | None, ...]:
+    """Examples of the same shapes from random pixels, for timing before any real image is read."""
+    device = next(denoiser.parameters()).device
+    size = denoiser.unet.config.image_size
+    shape = (num_images, denoiser.unet.config.num_channels, size, size)
+    made_up = ImageSet(
+        images=torch.randint(0, 256, shape, dtype=torch.uint8),
+        labels=torch.arange(num_images) % max(1, denoiser.null_label),
+        class_names=tuple(str(label) for label in range(max(1, denoiser.null_label))),
+        source="made up",
+        public_size=num_images,
+    )
+    generator = torch.Generator(device).manual_seed(0)
+    indices = torch.arange(num_images)
+    return noisy_examples(made_up, indices, denoiser, config, generator=generator)
 
 
 def _state(

@@ -17,7 +17,9 @@ from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import denoising_loss, drop_labels, sample_noise_levels
+from privimage.hardware import Compute, resident
 from privimage.training.checkpoint import load_checkpoint, save_checkpoint
+from privimage.training.mean_gradient import MeanGradient
 from privimage.training.runlog import Progress, RunLog, silent
 
 
@@ -46,6 +48,7 @@ def pretrain(
     *,
     conditional: bool,
     seed: int,
+    compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     checkpoint: Path | None = None,
     stats: Path | None = None,
     progress: Progress = silent,
@@ -58,7 +61,7 @@ def pretrain(
     """
     device = next(denoiser.parameters()).device
     num_steps = -(-config.num_images // config.batch_size)
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate, fused=True)
     ema = Ema(denoiser, rate=config.ema_rate)
     step = 0
 
@@ -70,12 +73,14 @@ def pretrain(
         step = state["step"]
     log, saved = RunLog(stats, stage="pretrain"), time.monotonic()
     denoiser.train()
+    gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute)
+    pixels = resident(subset.images, device)
 
     while step < num_steps:
         # a batch of public images, flipped at random
         generator = step_generator(seed, step, stage=1, device=device)
         indices = batch_indices(len(subset), batch_size=config.batch_size, step=step, seed=seed)
-        images = to_model_range(subset.images[indices].to(device))
+        images = to_model_range(pixels[indices.to(pixels.device)].to(device))
         if config.horizontal_flip:
             flipped = torch.rand(len(images), generator=generator, device=device) < 0.5
             images = torch.where(flipped[:, None, None, None], images.flip(3), images)
@@ -91,9 +96,7 @@ def pretrain(
         # one noise level and one noise image each (K = 1)
         sigma = sample_noise_levels(len(images), generator=generator)[:, None]
         noise = torch.randn(images[:, None].shape, generator=generator, device=device)
-        loss = denoising_loss(denoiser, images, labels, sigma, noise).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = gradient_of((images, labels, sigma, noise))
         optimizer.step()
         ema.update(step)
         step += 1

@@ -148,7 +148,7 @@ def test_a_member_of_too_many_bytes_is_refused(make_tree, monkeypatch):
 
 
 def test_a_set_beyond_the_memory_limit_is_refused(make_tree, monkeypatch):
-    monkeypatch.setattr("privimage.data.image_tree.MAX_SET_BYTES", 31)
+    monkeypatch.setattr("privimage.data.preparation.MAX_SET_BYTES", 31)
     with pytest.raises(DataInvalidError, match="2 images of 4 pixels"):  # 2 * 16 bytes
         read(make_tree({"a/1.png": png(1), "a/2.png": png(1)}))
 

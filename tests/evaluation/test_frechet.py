@@ -19,6 +19,38 @@ def correlated(num: int, dims: int, *, seed: int) -> Tensor:
     return torch.randn(num, dims, generator=generator, dtype=torch.float64) @ mixing + shift
 
 
+def decaying(
+    num: int, dims: int, *, seed: int, decades: float, dead: slice = slice(0)
+) -> FeatureStatistics:
+    """Variances from 1 down to 10^-decades along directions that all seeds share; some dead."""
+    basis, _ = torch.linalg.qr(correlated(dims, dims, seed=1000))
+    scales = 10 ** torch.linspace(0, -decades / 2, dims, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(num, dims, generator=generator, dtype=torch.float64) * scales @ basis
+    features[:, dead] = 0
+    return FeatureStatistics.of(features)
+
+
+def root_factor(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values[-1]
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def by_singular_values(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    """d^2 by a slow road that squares nothing: the singular values of A^(1/2) B^(1/2)."""
+    cross = torch.linalg.svdvals(root_factor(a.covariance).T @ root_factor(b.covariance)).sum()
+    spread = a.covariance.trace() + b.covariance.trace() - 2 * cross
+    return float((a.mean - b.mean).square().sum() + spread)
+
+
+def pytorch_fid(a: FeatureStatistics, b: FeatureStatistics) -> float:
+    reference = calculate_frechet_distance(
+        a.mean.numpy(), a.covariance.numpy(), b.mean.numpy(), b.covariance.numpy()
+    )
+    return float(reference)
+
+
 def diagonal(mean: list[float], deviations: list[float]) -> FeatureStatistics:
     covariance = torch.tensor(deviations, dtype=torch.float64).square().diag()
     return FeatureStatistics(torch.tensor(mean, dtype=torch.float64), covariance, num=100)
@@ -72,20 +104,62 @@ def test_a_rotation_of_both_sides_changes_nothing():
 def test_it_equals_pytorch_fid(dims):
     a = FeatureStatistics.of(correlated(300, dims, seed=5))
     b = FeatureStatistics.of(correlated(200, dims, seed=6))
-    reference = calculate_frechet_distance(
-        a.mean.numpy(),
-        a.covariance.numpy(),
-        b.mean.numpy(),
-        b.covariance.numpy(),
-    )
-    assert frechet_distance(a, b) == pytest.approx(float(reference), rel=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(pytorch_fid(a, b), rel=1e-6)
     assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-10)
 
 
-def test_the_distance_of_a_set_to_itself_is_zero_even_with_fewer_images_than_features():
-    statistics = FeatureStatistics.of(correlated(20, 64, seed=7))
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")  # theirs, of scipy
+@pytest.mark.parametrize("dims", [64, 192])
+def test_it_equals_pytorch_fid_on_features_of_decaying_variance(dims):
+    a, b = (decaying(1000, dims, seed=seed, decades=6) for seed in (0, 1))
+    assert frechet_distance(a, b) == pytest.approx(pytorch_fid(a, b), rel=1e-6)
+
+
+@pytest.mark.parametrize("decades", [0, 6, 8, 10])
+@pytest.mark.parametrize("nums", [(400, 500), (400, 50), (50, 60)], ids=str)
+def test_small_variances_and_missing_ranks_keep_nine_digits(decades, nums):
+    a, b = (
+        decaying(num, 128, seed=seed, decades=decades)
+        for seed, num in zip((2, 3), nums, strict=True)
+    )
+    assert frechet_distance(a, b) == pytest.approx(by_singular_values(a, b), rel=1e-9)
+
+
+@pytest.mark.parametrize("dead", [slice(0, 20), slice(10, 30), slice(64, 128)], ids=str)
+def test_dead_features_of_either_side_cost_no_more_than_rounding(dead):
+    a = decaying(400, 128, seed=4, decades=6, dead=slice(0, 20))
+    b = decaying(500, 128, seed=5, decades=6, dead=dead)
+    assert frechet_distance(a, b) == pytest.approx(by_singular_values(a, b), rel=1e-7)
+    assert frechet_distance(b, a) == pytest.approx(frechet_distance(a, b), rel=1e-7)
+
+
+def test_common_directions_have_the_closed_form():
+    # A and B share eigenvectors: d^2 is the sum of (difference of the deviations)^2
+    basis, _ = torch.linalg.qr(correlated(200, 200, seed=10))
+    deviations = 10 ** torch.linspace(0, -4, 200, dtype=torch.float64)
+    other = deviations.flip(0)
+    a, b = (
+        FeatureStatistics(torch.zeros(200).double(), basis * scales.square() @ basis.T, num=1000)
+        for scales in (deviations, other)
+    )
+    expected = (deviations - other).square().sum().item()
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("num", [20, 500])
+@pytest.mark.parametrize("decades", [0, 8, 14])
+def test_the_distance_of_a_set_to_itself_is_zero_even_with_fewer_images_than_features(num, decades):
+    statistics = decaying(num, 128, seed=7, decades=decades)
     scale = statistics.covariance.trace().item()
     assert 0 <= frechet_distance(statistics, statistics) < 1e-10 * scale
+
+
+def test_the_covariances_given_are_left_as_they_were():
+    a, b = (decaying(30, 16, seed=seed, decades=2) for seed in (8, 9))
+    before = a.covariance.clone(), b.covariance.clone()
+    frechet_distance(a, b)
+    assert torch.equal(a.covariance, before[0])
+    assert torch.equal(b.covariance, before[1])
 
 
 def test_singular_covariances_in_orthogonal_directions_add_up():
@@ -116,3 +190,13 @@ def test_single_images_and_unlike_features_are_refused():
         frechet_distance(three, four)
     with pytest.raises(ConfigError, match="at least 2 images"):
         frechet_distance(three, FeatureStatistics.of(torch.rand(1, 3)))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_refused_on_either_side(value):
+    good, spoilt = torch.rand(5, 3), torch.rand(5, 3)
+    spoilt[2, 1] = value
+    a, b = FeatureStatistics.of(good), FeatureStatistics.of(spoilt)
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(ConfigError, match="not finite"):
+            frechet_distance(*pair)

@@ -1,6 +1,7 @@
 """Clipped sums against a plain autograd loop in float64, and the guarantee that they carry."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from privimage.errors import ConfigError
 from privimage.privacy.folded import supports
-from privimage.privacy.per_example import clipped_gradient_sum, noisy_mean_gradient
+from privimage.privacy.per_example import ClippedGradientSum, Engine, noisy_mean_gradient
 from privimage.privacy.rng import insecure_source
 
 NUM_EXAMPLES = 7
@@ -36,7 +37,7 @@ class SmallNetwork(nn.Module):
 
 
 class UnknownLayer(SmallNetwork):
-    """Holds a weight that the folded engine has no rule for, so that vmap must serve it."""
+    """Holds a weight that the folded strategy has no rule for, so that the loop must serve it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,12 +54,23 @@ def losses_of(model: Callable, copies: Tensor, labels: Tensor, targets: Tensor) 
     return ((outputs - targets) ** 2).mean((1, 2))
 
 
-@pytest.fixture(params=[SmallNetwork, UnknownLayer])
-def network(request) -> SmallNetwork:
+ENGINES = {
+    "loop": Engine("loop"),
+    "loop, two workers": Engine("loop", num_workers=2),
+    "folded": Engine("folded", micro_batch_size=4),
+    "folded, two workers": Engine("folded", micro_batch_size=2, num_workers=2),
+}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request) -> Engine:
+    return ENGINES[request.param]
+
+
+@pytest.fixture
+def network() -> SmallNetwork:
     torch.manual_seed(0)
-    network = request.param()
-    assert supports(network) == (request.param is SmallNetwork)
-    return network
+    return SmallNetwork()
 
 
 @pytest.fixture
@@ -98,127 +110,147 @@ def clipped_by_loop(
     return total
 
 
-def clipped(model, examples, *, clip_norm=0.5, micro_batch_size=4):
-    return clipped_gradient_sum(
-        losses_of, model, examples, clip_norm=clip_norm, micro_batch_size=micro_batch_size
-    )
+def clipped(model, examples, engine, *, clip_norm=0.5):
+    return ClippedGradientSum(losses_of, model, clip_norm=clip_norm, engine=engine)(examples)
 
 
-def test_sum_equals_a_loop_in_float64_with_images_clipped_and_not(network, examples):
+def test_sum_equals_a_loop_in_float64_with_images_clipped_and_not(network, examples, engine):
     norms = torch.stack([norm_of(g) for g in gradients_by_loop(network, examples)])
     clip_norm = norms.median().item()
     assert (norms > 2 * clip_norm).any()
     assert (norms < clip_norm / 2).any()
     expected = clipped_by_loop(network, examples, clip_norm)
-    found = clipped(network, examples, clip_norm=clip_norm)
+    found = clipped(network, examples, engine, clip_norm=clip_norm)
     assert found.keys() == expected.keys()
     for name, value in found.items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_nothing_is_clipped_under_a_huge_clip_norm(network, examples):
-    found = clipped(network, examples, clip_norm=1e6)
+def test_nothing_is_clipped_under_a_huge_clip_norm(network, examples, engine):
+    found = clipped(network, examples, engine, clip_norm=1e6)
     expected = torch.autograd.grad(losses_of(network, *examples).sum(), list(network.parameters()))
     torch.testing.assert_close(list(found.values()), list(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 20])
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 7, 100])
-def test_result_does_not_depend_on_the_micro_batch_size(network, examples, micro_batch_size):
-    expected = clipped(network, examples, micro_batch_size=2)
-    found = clipped(network, examples, micro_batch_size=micro_batch_size)
+def test_result_does_not_depend_on_workers_and_micro_batches(
+    network, examples, micro_batch_size, num_workers
+):
+    expected = clipped(network, examples, ENGINES["folded"])
+    engine = Engine("folded", micro_batch_size=micro_batch_size, num_workers=num_workers)
+    found = clipped(network, examples, engine)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_one_image_moves_the_sum_by_at_most_the_clip_norm(network, examples):
+def test_one_image_moves_the_sum_by_at_most_the_clip_norm(network, examples, engine):
     clip_norm = 1e-3  # below every norm here, so that each image is clipped
-    whole = clipped(network, examples, clip_norm=clip_norm)
+    whole = clipped(network, examples, engine, clip_norm=clip_norm)
     for left_out in range(NUM_EXAMPLES):
         kept = torch.arange(NUM_EXAMPLES) != left_out
-        rest = clipped(network, tuple(t[kept] for t in examples), clip_norm=clip_norm)
+        rest = clipped(network, tuple(t[kept] for t in examples), engine, clip_norm=clip_norm)
         moved = norm_of({name: whole[name] - rest[name] for name in whole})
         assert 0.98 * clip_norm < moved <= clip_norm * (1 + 1e-5)
 
 
-def test_an_empty_batch_gives_zeros_of_every_parameter(network, examples):
-    found = clipped(network, tuple(t[:0] for t in examples))
+def test_an_empty_batch_gives_zeros_of_every_parameter(network, examples, engine):
+    found = clipped(network, tuple(t[:0] for t in examples), engine)
     shapes = {name: p.shape for name, p in network.named_parameters()}
     assert {name: value.shape for name, value in found.items()} == shapes
     assert all(not value.any() for value in found.values())
 
 
-def test_the_offset_of_the_norm_only_strengthens_the_clipping():
+def test_the_offset_of_the_norm_only_strengthens_the_clipping(engine):
     # the gradient of w*x is x = 2e-6: clipped to 1e-6 * 2e-6 / (2e-6 + 1e-6)
-    found = clipped_gradient_sum(
-        lambda model, x: model(x).sum(1),
-        nn.Linear(1, 1, bias=False),
-        (torch.tensor([[2e-6]]),),
-        clip_norm=1e-6,
-        micro_batch_size=1,
-    )
+    model = nn.Linear(1, 1, bias=False)
+    sum_of = ClippedGradientSum(lambda m, x: m(x).sum(1), model, clip_norm=1e-6, engine=engine)
+    found = sum_of((torch.tensor([[2e-6]]),))
     assert found["weight"].item() == pytest.approx(2 / 3 * 1e-6, rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_an_image_with_an_unusable_gradient_counts_as_zero(network, examples, bad):
+def test_an_image_with_an_unusable_gradient_counts_as_zero(network, examples, bad, engine):
     images, labels, targets = examples
     spoiled = (images, labels, targets.clone())
     spoiled[2][2] = bad
     kept = torch.arange(NUM_EXAMPLES) != 2
-    expected = clipped(network, tuple(t[kept] for t in examples))
-    torch.testing.assert_close(clipped(network, spoiled), expected, rtol=1e-5, atol=1e-6)
+    expected = clipped(network, tuple(t[kept] for t in examples), engine)
+    torch.testing.assert_close(clipped(network, spoiled, engine), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_frozen_parameters_get_no_gradient(network, examples):
+def test_frozen_parameters_get_no_gradient(network, examples, engine):
     network.embedding.weight.requires_grad_(False)
-    found = clipped(network, examples)
+    found = clipped(network, examples, engine)
     assert "embedding.weight" not in found
     assert "linear.weight" in found
 
 
-def test_an_absent_argument_is_passed_on_as_none(network, examples):
+def test_an_absent_argument_is_passed_on_as_none(network, examples, engine):
     def unlabelled(model: Callable, copies: Tensor, labels: None, targets: Tensor) -> Tensor:
         assert labels is None
         return losses_of(model, copies, torch.zeros(len(copies), dtype=torch.int64), targets)
 
     images, labels, targets = examples
-    found = clipped_gradient_sum(
-        unlabelled, network, (images, None, targets), clip_norm=0.5, micro_batch_size=4
-    )
-    expected = clipped(network, (images, torch.zeros_like(labels), targets))
+    sum_of = ClippedGradientSum(unlabelled, network, clip_norm=0.5, engine=engine)
+    found = sum_of((images, None, targets))
+    expected = clipped(network, (images, torch.zeros_like(labels), targets), engine)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_and_their_gradients_are_left_alone(network, examples):
+def test_weights_and_their_gradients_are_left_alone(network, examples, engine):
     before = copy.deepcopy(network.state_dict())
-    found = clipped(network, examples)
+    found = clipped(network, examples, engine)
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None for p in network.parameters())
     assert not any(value.requires_grad for value in found.values())
 
 
-def test_a_network_that_mixes_images_through_running_statistics_is_refused():
+def test_a_network_that_mixes_images_through_running_statistics_is_refused(engine):
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    images = torch.randn(3, 2, 1, 5, 5)
-    with pytest.raises((RuntimeError, ValueError), match=r"in-place|running"):
-        clipped_gradient_sum(
-            lambda model, copies: model(copies.flatten(0, 1)).mean()[None],
-            network,
-            (images,),
-            clip_norm=1.0,
-            micro_batch_size=3,
-        )
+    with pytest.raises(ConfigError, match="BatchNorm2d, which mixes images"):
+        ClippedGradientSum(losses_of, network, clip_norm=1.0, engine=engine)
 
 
-@pytest.mark.parametrize(("clip_norm", "micro_batch_size"), [(0.0, 4), (-1.0, 4), (1.0, 0)])
-def test_settings_out_of_range_are_named(network, examples, clip_norm, micro_batch_size):
+def test_the_loop_serves_layers_without_a_rule_and_folded_refuses_them(examples):
+    torch.manual_seed(0)
+    network = UnknownLayer()
+    assert not supports(network)
+    found = clipped(network, examples, ENGINES["loop, two workers"])
+    expected = clipped_by_loop(network, examples, 0.5)
+    for name, value in found.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-6)
+    with pytest.raises(ConfigError, match="no rule for per-image gradients of a UnknownLayer"):
+        clipped(network, examples, ENGINES["folded"])
+
+
+def test_weights_are_those_of_the_network_at_the_time_of_the_call(network, examples, engine):
+    sum_of = ClippedGradientSum(losses_of, network, clip_norm=0.5, engine=engine)
+    sum_of(examples)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    torch.testing.assert_close(sum_of(examples), clipped(network, examples, engine))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan])
+def test_a_clip_norm_out_of_range_is_named(network, examples, engine, clip_norm):
     with pytest.raises(ConfigError, match="finite number above 0"):
-        clipped(network, examples, clip_norm=clip_norm, micro_batch_size=micro_batch_size)
+        clipped(network, examples, engine, clip_norm=clip_norm)
 
 
-def test_examples_of_different_numbers_are_refused(network, examples):
+@pytest.mark.parametrize(
+    "setting",
+    [{"micro_batch_size": 0}, {"num_workers": 0}, {"strategy": "vmap"}, {"precision": "float16"}],
+)
+def test_an_engine_out_of_range_is_named(setting):
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        Engine(**setting)
+
+
+def test_examples_of_different_numbers_are_refused(network, examples, engine):
     with pytest.raises(ConfigError, match=r"\[3, 7\]"):
-        clipped(network, (examples[0][:3], *examples[1:]))
+        clipped(network, (examples[0][:3], *examples[1:]), engine)
 
 
 def test_noise_has_the_deviation_of_clip_norm_times_multiplier_over_expected_batch():

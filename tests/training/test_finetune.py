@@ -7,6 +7,7 @@ from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.errors import RunFolderError
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.per_example import Engine
 from privimage.privacy.rng import insecure_source, secure_source
 from privimage.training import finetune as module
 from privimage.training.finetune import DP_SGD, finetune
@@ -43,11 +44,14 @@ def ledger(source, rate=0.5, path=None):
     return book
 
 
+FOLDED = Engine("folded", micro_batch_size=4)
+
+
 def seeded(seed=0):
     return insecure_source(seed, insecure_for_reproduction=True)
 
 
-def run(denoiser, images, source, *, rate=0.5, micro_batch_size=4, book=None, **settings):
+def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **settings):
     book = book or ledger(source, rate)
     ema = finetune(
         denoiser,
@@ -57,7 +61,7 @@ def run(denoiser, images, source, *, rate=0.5, micro_batch_size=4, book=None, **
         ledger=book,
         source=source,
         seed=0,
-        micro_batch_size=micro_batch_size,
+        engine=engine,
         **settings,
     )
     return ema, book
@@ -95,7 +99,7 @@ def test_a_fixed_seed_repeats_a_run_and_secure_noise_never_does(new_denoiser, im
     assert not torch.equal(results[0], results[2])
 
 
-def test_the_micro_batch_size_changes_neither_ledger_nor_divisor(new_denoiser, images, monkeypatch):
+def test_the_engine_changes_neither_ledger_nor_divisor(new_denoiser, images, monkeypatch):
     divisors = []
     original = module.noisy_mean_gradient
 
@@ -104,7 +108,12 @@ def test_the_micro_batch_size_changes_neither_ledger_nor_divisor(new_denoiser, i
         return original(total, expected_batch_size=expected_batch_size, **settings)
 
     monkeypatch.setattr(module, "noisy_mean_gradient", watched)
-    books = [run(new_denoiser(), images, seeded(), micro_batch_size=m)[1] for m in (1, 3, 50)]
+    engines = (
+        Engine("loop", num_workers=2),
+        Engine("folded", micro_batch_size=3),
+        Engine("loop", precision="bfloat16"),
+    )
+    books = [run(new_denoiser(), images, seeded(), engine=engine)[1] for engine in engines]
     assert books[0].to_dict() == books[1].to_dict() == books[2].to_dict()
     # rate x public size, whatever was drawn
     assert divisors == [0.5 * 20] * (3 * STEPS)

@@ -1,0 +1,103 @@
+"""Hours that the paper's settings would take on this machine, from a few measured steps of each.
+
+    python bench/hours.py [--device cuda]
+
+Pre-training, DP fine-tuning (150, 450 and 1,000 steps) and sampling of 50,000 images for the three
+main networks of the paper. An extrapolation: images/s times the number of images.
+"""
+
+import argparse
+from functools import partial
+from typing import Any
+
+import torch
+from harness import publish, seconds_per_call
+
+from privimage.config import FinetuneConfig
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.loss import denoising_loss
+from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.evaluation.generate import generate_images
+from privimage.hardware import Compute, default_num_workers, resolved_precision
+from privimage.privacy.engine_choice import choose_engine
+from privimage.privacy.per_example import ClippedGradientSum
+from privimage.training.finetune import made_up_examples
+from privimage.training.mean_gradient import MeanGradient
+
+# network; images of pre-training; expected batch and steps of fine-tuning (all with K = 8)
+SETTINGS = {
+    "CIFAR-10": (UNetConfig(32, 3, 10), 260e6, 16_666, 150),
+    "CelebA32": (UNetConfig(32, 3, 0, attention_resolutions=(8, 16)), 78e6, 18_085, 450),
+    "CelebA64": (
+        UNetConfig(64, 3, 0, channel_multipliers=(1, 1, 2, 2), attention_resolutions=(8, 16)),
+        78e6, 8_138, 1000,
+    ),
+}  # fmt: skip
+NUM_SAMPLES, SAMPLING_STEPS, COPIES = 50_000, 50, 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
+    device = torch.device(parser.parse_args().device)
+    rows, figures = [], {}
+    for name, setting in SETTINGS.items():
+        figures[name] = measured = rates(device, *setting)
+        _, pretrain_images, batch, steps = setting
+        hours = [
+            pretrain_images / measured["pretrain"] / 3600,
+            batch * steps / measured["finetune"] / 3600,
+            NUM_SAMPLES / measured["sampling"] / 3600,
+        ]
+        speeds = [measured["pretrain"], measured["finetune"], measured["sampling"]]
+        cells = [f"{h:,.2f} ({s:,.1f}/s)" for h, s in zip(hours, speeds, strict=True)]
+        rows.append([name, *cells, f"{sum(hours):,.1f}", measured["engine"]])
+    publish(
+        f"hours_{device.type}", title="Hours of the paper's settings, extrapolated (images/s)",
+        columns=["setting", "pre-training", "DP fine-tuning", "50,000 samples", "sum", "engine"],
+        rows=rows, settings={"copies": COPIES}, figures=figures, device=device,
+    )  # fmt: skip
+
+
+def rates(
+    device: torch.device, network: UNetConfig, _images: float, batch: int, steps: int
+) -> dict[str, Any]:
+    """Images/s of the three stages, and the engine that was chosen."""
+    precision, workers = resolved_precision("auto", device), default_num_workers(device)
+    compute = Compute(workers, precision)
+    denoiser = Denoiser(UNet(network)).to(device)
+    on_gpu = device.type == "cuda"
+    tuning = FinetuneConfig(learning_rate=3e-4, noise_multiplicity=COPIES)
+    ordinary = FinetuneConfig(learning_rate=3e-4, noise_multiplicity=1)
+
+    size = 1024 if on_gpu else 32
+    gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute)
+    examples = made_up_examples(denoiser, ordinary, size)
+    seconds = seconds_per_call(lambda: gradient_of(examples), device=device, calls=3)
+    result: dict[str, Any] = {"pretrain": size / min(seconds)}
+
+    made_up = partial(made_up_examples, denoiser, tuning)
+    engine = choose_engine(
+        denoising_loss, denoiser, made_up, num_images=batch * steps, precision=precision,
+        batch_size=256, compiled=None if on_gpu else False,
+    )  # fmt: skip
+    sum_of = ClippedGradientSum(denoising_loss, denoiser, clip_norm=1e-3, engine=engine)
+    size = 256 if on_gpu else engine.micro_batch_size * workers
+    examples = made_up(size)
+    seconds = seconds_per_call(lambda: sum_of(examples), device=device, calls=3)
+    result["finetune"], result["engine"] = size / min(seconds), f"{engine.strategy}, {precision}"
+    result["engine"] += ", compiled" if engine.compiled else ""
+
+    size, num_steps = (1024, SAMPLING_STEPS) if on_gpu else (16, 2)
+    draw = partial(
+        generate_images, denoiser, num_images=size, num_classes=network.num_classes, sampler="ddim",
+        num_steps=num_steps, batch_size=size, device=device, compute=compute,
+    )  # fmt: skip
+    generator = torch.Generator(device)
+    seconds = seconds_per_call(lambda: draw(generator=generator), device=device, calls=1)
+    result["sampling"] = size / min(seconds) * num_steps / SAMPLING_STEPS
+    return result
+
+
+if __name__ == "__main__":
+    main()
