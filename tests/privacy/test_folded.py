@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from opacus import GradSampleModule
 from torch import Tensor, nn
 
 from privimage.diffusion.denoiser import Denoiser
@@ -168,3 +169,23 @@ def test_bfloat16_changes_a_gradient_by_less_than_two_percent(strategy):
 
     exact, rounded = gradient("float32"), gradient("bfloat16")
     assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.parametrize("strategy", ["loop", "folded"])
+def test_with_one_copy_an_image_the_sum_is_that_of_opacus(strategy):
+    model, examples = denoiser_in_float64(3), random_examples(5, 1, 3)
+    hooked = GradSampleModule(denoiser_in_float64(3), loss_reduction="sum")
+    denoising_loss(hooked, *examples).sum().backward()
+    samples: dict[str, Any] = {
+        name.removeprefix("_module."): parameter.grad_sample  # what Opacus adds to a parameter
+        for name, parameter in hooked.named_parameters()
+    }
+    norms = torch.stack([g.flatten(1).norm(dim=1) for g in samples.values()]).norm(dim=0)
+    clip_norm = norms.median().item() * 1.01
+    factors = (clip_norm / (norms + 1e-6)).clamp(max=1)
+    engine = Engine(strategy, micro_batch_size=2)
+    found = ClippedGradientSum(denoising_loss, model, clip_norm=clip_norm, engine=engine)(examples)
+    for name, value in found.items():
+        expected = torch.einsum("i,i...->...", factors, samples[name])
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9 * norms.max().item())
