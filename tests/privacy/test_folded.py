@@ -175,7 +175,7 @@ def test_bfloat16_changes_a_gradient_by_less_than_two_percent(strategy):
 @pytest.mark.parametrize("strategy", ["loop", "folded"])
 def test_with_one_copy_an_image_the_sum_is_that_of_opacus(strategy):
     model, examples = denoiser_in_float64(3), random_examples(5, 1, 3)
-    hooked = GradSampleModule(denoiser_in_float64(3), loss_reduction="sum")
+    hooked: Any = GradSampleModule(denoiser_in_float64(3), loss_reduction="sum")
     denoising_loss(hooked, *examples).sum().backward()
     samples: dict[str, Any] = {
         name.removeprefix("_module."): parameter.grad_sample  # what Opacus adds to a parameter
