@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from privimage.data import published
-from privimage.data.array_folder import find_array_folder, read_array_folder
+from privimage.data.array_folder import IMAGES, find_array_folder, read_array_folder
 from privimage.data.cache import cached_image_set, default_cache_dir, stamp
 from privimage.data.glyphs import render_glyphs, rendering_key
 from privimage.data.image_set import ImageSet
@@ -60,6 +60,8 @@ def load_image_set(
     if download and source in published.PUBLISHED:
         published.download(source, data_root=data_root)
     path, reader = locate(source, split, data_root=data_root)
+    if (path / IMAGES).is_file():
+        return reader(preparation)  # a folder of arrays is on the disk already
     return cached_image_set(
         partial(reader, preparation),
         cache_dir=kept_in,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.errors import ConfigError
+from privimage.hardware import autocast
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource, add_gaussian
@@ -35,7 +36,7 @@ def query_mechanism(noise_multiplier: float) -> Mechanism:
     return Mechanism(noise_multiplier=noise_multiplier, sampling_rate=1.0, count=1)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def count_top_classes(
     network: nn.Module,
     images: UInt8[Tensor, "num channel height width"],
@@ -46,13 +47,20 @@ def count_top_classes(
     classes_per_image: int,
     batch_size: int,
     device: torch.device,
+    precision: str = "float32",
 ) -> Float[Tensor, "label public_class"]:
-    """The exact histogram. PRIVATE: the caller adds noise before anything else, and drops it."""
+    """The exact histogram. PRIVATE: the caller adds noise before anything else, and drops it.
+
+    `precision` may be bfloat16, for the network alone. An image gives k votes whatever its logits
+    are; what the sensitivity needs is that they do not depend on the other images of the batch.
+    """
     network.eval()
     counts = torch.zeros(num_labels * num_public_classes, dtype=torch.float64)
     for start in range(0, len(images), batch_size):
         batch = to_model_range(images[start : start + batch_size].to(device))
-        top = network(batch).topk(classes_per_image, dim=1).indices.cpu()
+        with autocast(device, precision):
+            logits = network(batch)
+        top = logits.float().topk(classes_per_image, dim=1).indices.cpu()
         cells = labels[start : start + batch_size, None] * num_public_classes + top
         counts += torch.bincount(cells.flatten(), minlength=counts.numel())
     return counts.view(num_labels, num_public_classes)
@@ -69,6 +77,7 @@ def semantic_query(
     source: RandomSource,
     batch_size: int = 1000,
     device: torch.device,
+    precision: str = "float32",
 ) -> Float[Tensor, "label public_class"]:
     """Release the noisy histogram, charged to the ledger before it can be used.
 
@@ -88,6 +97,7 @@ def semantic_query(
         classes_per_image=classes_per_image,
         batch_size=batch_size,
         device=device,
+        precision=precision,
     )
     deviation = query_sensitivity(classes_per_image) * noise_multiplier
     ledger.charge(QUERY)

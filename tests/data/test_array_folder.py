@@ -1,3 +1,5 @@
+"""Folders of arrays: mapped, checked like any other set, and never copied to a cache."""
+
 import json
 from pathlib import Path
 from typing import Literal
@@ -7,6 +9,7 @@ import pytest
 import torch
 
 from privimage.data.array_folder import find_array_folder
+from privimage.data.native import native_preparation
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.errors import DataInvalidError, DataMissingError
@@ -87,3 +90,49 @@ def test_a_truncated_array_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataInvalidError, match="more than it holds"):
         load(tmp_path)
+
+
+def test_a_pickle_in_the_place_of_an_array_is_refused(tmp_path):
+    write(tmp_path)
+    np.save(tmp_path / "labels.npy", np.array([{}] * 6, dtype=object), allow_pickle=True)
+    with pytest.raises(DataInvalidError, match=r"labels\.npy is a pickle"):
+        load(tmp_path)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path):
+    write(tmp_path / "elsewhere")
+    write(tmp_path / "set")
+    (tmp_path / "set" / "labels.npy").unlink()
+    (tmp_path / "set" / "labels.npy").symlink_to(tmp_path / "elsewhere" / "labels.npy")
+    with pytest.raises(DataInvalidError, match="leads out of the folder"):
+        load(tmp_path / "set")
+
+
+def test_labels_of_another_whole_type_are_converted(tmp_path):
+    write(tmp_path, labels=np.array([1, 0, 1, 0, 1, 0], np.int8))
+    assert load(tmp_path).labels.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_arrays_are_not_copied_to_the_cache(tmp_path):
+    write(tmp_path / "set")
+    for size in (8, 4):
+        load_image_set(
+            f"folder:{tmp_path / 'set'}",
+            "train",
+            preparation=Preparation(size, "rgb"),
+            cache=True,
+            cache_dir=tmp_path / "cache",
+        )
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_native_size_is_that_of_the_arrays(tmp_path):
+    write(tmp_path)
+    assert native_preparation(f"folder:{tmp_path}") == Preparation(8, "rgb")
+
+
+def test_one_class_of_a_mapped_set_takes_no_memory_of_its_own(tmp_path):
+    write(tmp_path)
+    image_set = load(tmp_path).without_labels()
+    assert image_set.labels.tolist() == [0] * 6
+    assert image_set.labels.untyped_storage().nbytes() == 8  # one number

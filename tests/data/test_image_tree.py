@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from privimage.data import archives
-from privimage.data.image_tree import natural_key, read_image_tree
+from privimage.data.archives import open_listing
+from privimage.data.image_tree import decode, decode_all, natural_key, read_image_tree
 from privimage.data.preparation import Preparation
 from privimage.errors import DataInvalidError, DataMissingError
 
@@ -106,6 +107,30 @@ def test_a_corrupt_image_is_named(make_tree):
     path = make_tree({"a/1.png": png(1), "a/broken.png": png(1)[:40]})
     with pytest.raises(DataInvalidError, match=r"a/broken\.png is not a readable image"):
         read(path)
+
+
+@pytest.mark.parametrize("num_threads", [1, 5])
+def test_many_threads_decode_bit_for_bit_what_one_image_after_the_other_gives(
+    make_tree, num_threads
+):
+    def photograph(seed: int) -> bytes:
+        pixels = np.random.default_rng(seed).integers(0, 256, (11, 9, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    path = make_tree({f"a/{index}.jpg": photograph(index) for index in range(200)})
+    with open_listing(path) as listing:
+        images = decode_all(listing.files, GREY4, num_threads=num_threads)
+        serial = [decode(member, GREY4) for member in listing.files]
+    assert np.array_equal(images.numpy(), np.stack(serial))
+
+
+def test_of_several_corrupt_images_the_first_is_named(make_tree):
+    files = {f"a/{index:03}.png": png(1) for index in range(400)}
+    files |= {f"a/{index}.png": b"" for index in ("150", "151", "390")}
+    with pytest.raises(DataInvalidError, match=r"a/150\.png"):
+        read(make_tree(files))
 
 
 def test_an_image_whose_content_is_of_a_format_that_is_not_allowed_is_refused(make_tree):

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from privimage.data import npz
 from privimage.data.npz import read_arrays, read_npz
 from privimage.data.preparation import Preparation
 from privimage.errors import DataInvalidError
@@ -43,6 +44,17 @@ def test_class_names_are_kept_even_for_a_class_without_images(tmp_path):
 def test_images_without_labels_are_one_class(tmp_path):
     image_set = read(tmp_path, images=IMAGES)
     assert (image_set.class_names, image_set.labels.tolist()) == (("all",), [0, 0])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_large_arrays_are_mapped_if_uncompressed_and_come_out_the_same(tmp_path, monkeypatch, save):
+    monkeypatch.setattr(npz, "MAPPED_FROM_BYTES", 100)
+    save(tmp_path / "set.npz", images=IMAGES, labels=LABELS)
+    arrays = read_arrays(tmp_path / "set.npz", source="the set")
+    assert isinstance(arrays["images"], np.memmap) == (save is np.savez)
+    assert type(arrays["labels"]) is np.ndarray  # 16 bytes
+    assert np.array_equal(arrays["images"], IMAGES)
+    assert np.array_equal(read(tmp_path, images=IMAGES, labels=LABELS).images, IMAGES)
 
 
 class RunsCode:

@@ -50,6 +50,13 @@ def test_a_stack_is_prepared_image_by_image():
     assert prepared[1].numpy().tolist() == single.tolist()
 
 
+def test_a_long_stack_is_prepared_in_order_bit_for_bit():
+    images = torch.randint(256, (300, 3, 6, 6), dtype=torch.uint8)
+    preparation = Preparation(4, "rgb")
+    single = [preparation.prepare_image(Image.fromarray(p)) for p in images.movedim(1, 3).numpy()]
+    assert np.array_equal(preparation.prepare(images).numpy(), np.stack(single))
+
+
 def test_a_stack_that_fits_is_left_alone():
     images = torch.randint(256, (3, 3, 6, 6), dtype=torch.uint8)
     assert Preparation(6, "rgb").prepare(images) is images

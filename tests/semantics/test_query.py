@@ -34,9 +34,17 @@ def image_set(num, seed=0):
     return ImageSet(images, labels, ("a", "b"), "test", num)
 
 
-def counts_of(images, labels):
+class ConvolutionalNetwork(nn.Sequential):
+    """Logits that depend on every pixel and, in their last digits, on the precision."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(nn.Conv2d(1, NUM_PUBLIC, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def counts_of(images, labels, *, network=None, precision="float32"):
     return count_top_classes(
-        PixelNetwork(),
+        network or PixelNetwork(),
         images,
         labels,
         num_labels=NUM_LABELS,
@@ -44,6 +52,7 @@ def counts_of(images, labels):
         classes_per_image=K,
         batch_size=2,
         device=CPU,
+        precision=precision,
     )
 
 
@@ -80,6 +89,35 @@ def test_removing_any_image_moves_the_histogram_by_sqrt_k_exactly():
         distance = torch.linalg.vector_norm(full - rest).item()
         assert distance == pytest.approx(math.sqrt(K), rel=1e-12)
         assert distance == pytest.approx(query_sensitivity(K), rel=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_sensitivity_holds_in_both_precisions(precision):
+    everyone, network = image_set(40), ConvolutionalNetwork()
+    full = counts_of(everyone.images, everyone.labels, network=network, precision=precision)
+    assert full.sum() == 40 * K
+    for left_out in range(0, 40, 7):
+        keep = torch.tensor([i for i in range(40) if i != left_out])
+        rest = counts_of(
+            everyone.images[keep], everyone.labels[keep], network=network, precision=precision
+        )
+        assert rest.sum() == 39 * K
+        assert torch.linalg.vector_norm(full - rest).item() == pytest.approx(math.sqrt(K))
+
+
+def test_the_query_network_runs_in_the_precision_asked_for():
+    seen = []
+
+    class Spy(ConvolutionalNetwork):
+        def forward(self, x):
+            logits = super().forward(x)
+            seen.append(logits.dtype)
+            return logits
+
+    for precision in ("float32", "bfloat16"):
+        images = image_set(1)
+        counts_of(images.images, images.labels, network=Spy(), precision=precision)
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_every_image_votes_once_for_its_k_largest_logits_in_its_own_row():
