@@ -22,8 +22,8 @@ from PIL import Image
 
 from privimage.data.archives import open_listing
 from privimage.data.image_tree import decode_all
-from privimage.data.parallel import usable_cores
 from privimage.data.preparation import Preparation
+from privimage.hardware import usable_cores
 
 VARIANTS = {"one thread": 1, "all cores": 0}
 WIDTH, HEIGHT = 178, 218

@@ -3,7 +3,6 @@
 python bench/pipeline.py [--rounds 1] [--threads 2]
 """
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from harness import interleaved, median, parser, publish, report
 
 from privimage.config import load_config
+from privimage.hardware import usable_cores
 from privimage.pipeline import run_pipeline
 
 VARIANTS = ("float32", "bfloat16")
@@ -21,7 +21,7 @@ CLAIM = Path(__file__).parents[1] / "claims" / "kick_the_tires" / "claim.yaml"
 
 def main() -> None:
     options_of = parser(__doc__)
-    options_of.add_argument("--threads", type=int, default=os.cpu_count())
+    options_of.add_argument("--threads", type=int, default=usable_cores())
     options = options_of.parse_args()
     if options.variant:
         run_variant(options)

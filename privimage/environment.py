@@ -21,6 +21,8 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "numpy": version("numpy"),
+        "pillow": version("pillow"),
         "opacus": version("opacus"),
         "dp_accounting": version("dp-accounting"),
         "device": device.type,

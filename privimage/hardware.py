@@ -54,7 +54,14 @@ class Workers:
 
 def default_num_workers(device: torch.device, num_threads: int = 0) -> int:
     """One worker a core (or a thread that may be used) on a CPU, one on a GPU."""
-    return 1 if device.type == "cuda" else num_threads or os.cpu_count() or 1
+    return 1 if device.type == "cuda" else num_threads or usable_cores()
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, where the system tells, else all of them."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

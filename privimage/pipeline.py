@@ -9,7 +9,6 @@ else in the folder is public or released through the ledger.
 import fcntl
 import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from privimage.data.sources import load_image_set
 from privimage.durable import write_durably, write_json_durably
 from privimage.environment import describe_environment
 from privimage.errors import ConfigError, RunFolderError
+from privimage.hardware import usable_cores
 from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource, insecure_source, secure_source
@@ -58,7 +58,7 @@ def run_pipeline(
     a UserError before any work for what a user can put right, and BudgetError if the promise
     cannot be kept.
     """
-    torch.set_num_threads(config.performance.num_threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.performance.num_threads or usable_cores())
     sets = load_image_sets(config, data_root=data_root)
     check_fits(config, sets)
     plan = plan_mechanisms(config)
@@ -257,10 +257,11 @@ def make_record(run: Run, seconds: dict[str, float]) -> dict[str, Any]:
         "data": {
             "sensitive": run.sets.sensitive.source,
             "public": run.sets.public.source,
+            "public_sha256": run.sets.public.fingerprint(),
             "real_test": run.sets.real_test.source if run.sets.real_test else None,
         },
         "timings_seconds": seconds,
-        "environment": describe_environment(run.device),
+        "environment": describe_environment(run.device) | {"precision": run.compute.precision},
     }
 
 

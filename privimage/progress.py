@@ -71,7 +71,8 @@ class StageProgress:
         left = f", about {seconds / share - seconds:.0f} s left" if known else ""
         title = _title(self._stage or "")
         line = f"{title}: {done}/{total} ({share:.0%}), {seconds:.0f} s{left}"
-        print(line, file=self._stream, flush=True)
+        self._stream.write(line + "\n")
+        self._stream.flush()
 
 
 def _title(stage: str) -> str:

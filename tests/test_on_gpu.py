@@ -7,8 +7,9 @@ from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss, sample_noise_levels
 from privimage.diffusion.unet import UNet, UNetConfig
 from privimage.evaluation.generate import generate_images
-from privimage.hardware import Compute
+from privimage.hardware import Compute, autocast
 from privimage.privacy.per_example import ClippedGradientSum, Engine
+from privimage.semantics.classifier import QueryNetwork
 from privimage.training.mean_gradient import MeanGradient
 
 pytestmark = [
@@ -96,3 +97,13 @@ def test_images_drawn_compiled_are_near_those_drawn_eagerly():
         for compute in (Compute(), Compute(compiled=True))
     ]
     assert (drawn[0] - drawn[1]).abs().mean() < 2  # of 255
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_logits_are_the_same_bits_at_any_place_of_a_batch(precision):
+    torch.manual_seed(0)
+    network = QueryNetwork(100, num_channels=3, widths=(32, 64), blocks=(1, 1), block="basic")
+    network.to(CUDA).eval()
+    images = torch.rand(256, 3, 32, 32, device=CUDA) * 2 - 1
+    with torch.inference_mode(), autocast(CUDA, precision):
+        assert torch.equal(network(images.roll(1, 0)).roll(-1, 0), network(images))

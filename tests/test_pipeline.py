@@ -239,3 +239,13 @@ def test_the_resolved_configuration_repeats_the_run(toy_settings, tmp_path, shar
     config = load_config(toy_settings)
     run_pipeline(config, tmp_path, shared=shared)
     assert load_config(yaml.safe_load((tmp_path / "config.yaml").read_text())) == config
+
+
+def test_the_record_says_which_public_images_and_which_precision_it_rests_on(
+    toy_settings, tmp_path, shared
+):
+    record = run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
+    public = pipeline.load_image_sets(load_config(toy_settings)).public
+    assert record["data"]["public_sha256"] == public.fingerprint()
+    assert record["environment"]["precision"] == "float32"
+    assert {"numpy", "pillow", "torch"} <= record["environment"].keys()

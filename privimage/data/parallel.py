@@ -5,10 +5,11 @@ copied between processes, and a script needs no main guard. What Python itself d
 (some 50 microseconds) still takes turns, so small images gain little. Private images stay here.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+
+from privimage.hardware import usable_cores
 
 CHUNK = 64  # images; the lock is passed on more often than this, the queue is not
 CHUNKS_PER_CORE = 2
@@ -33,10 +34,3 @@ def for_each_chunk(work: Callable[[range], None], number: int, *, num_threads: i
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on, where the system tells, else all of them."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

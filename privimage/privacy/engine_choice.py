@@ -61,12 +61,26 @@ def choose_engine(
             break
     seconds, best = min(timed, key=lambda pair: pair[0])
     if compiled is None and seconds * num_images > _COMPILING_PAYS_AFTER_SECONDS:
-        faster = replace(best, compiled=True)
-        compiled_seconds = _seconds_per_image(losses_of, model, examples_of, faster)
-        if compiled_seconds < seconds:
-            seconds, best = compiled_seconds, faster
+        seconds, best = _compiled_if_faster(losses_of, model, examples_of, seconds, best)
     logger.info("per-image gradients: %s, %.1f images/s", best, 1 / seconds)
     return best
+
+
+def _compiled_if_faster(
+    losses_of: Callable[..., Tensor],
+    model: nn.Module,
+    examples_of: Callable[[int], Examples],
+    seconds: float,
+    engine: Engine,
+) -> tuple[float, Engine]:
+    """Seconds per image and engine, compiled or not; a compiler that fails is only told of."""
+    compiled = replace(engine, compiled=True)
+    try:
+        compiled_seconds = _seconds_per_image(losses_of, model, examples_of, compiled)
+    except RuntimeError as error:  # no C++ compiler on the machine, for instance
+        logger.warning("not compiled: %s", str(error).strip().splitlines()[0])
+        return seconds, engine
+    return min((seconds, engine), (compiled_seconds, compiled), key=lambda pair: pair[0])
 
 
 def _open_choices(

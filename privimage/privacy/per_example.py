@@ -136,9 +136,10 @@ class ClippedGradientSum:
         factor = _clip_factor(torch.linalg.vector_norm(torch.stack(norms), dim=0), self.clip_norm)
         factor[num:] = 0.0  # padding
         unusable = factor == 0
+        must_mask = self.device.type == "cuda" or bool(unusable.any())
         for summed, g in zip(total, gradients, strict=True):
             shape = (-1, *[1] * (g.dim() - 1))
-            if self.device.type == "cuda" or unusable.any():
+            if must_mask:
                 g = torch.where(unusable.view(shape), 0, g)
             # elementwise, not a matrix product: that could run in bf16 or TF32 and exceed the norm
             summed.add_((g * factor.view(shape)).sum(0))

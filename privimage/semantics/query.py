@@ -53,13 +53,17 @@ def count_top_classes(
 
     `precision` may be bfloat16, for the network alone. An image gives k votes whatever its logits
     are; what the sensitivity needs is that they do not depend on the other images of the batch.
+    So every batch has the same shape, the last one being filled up with black: a library chooses
+    its kernels, and with them the order of its sums, by shape.
     """
     network.eval()
     counts = torch.zeros(num_labels * num_public_classes, dtype=torch.float64)
     for start in range(0, len(images), batch_size):
-        batch = to_model_range(images[start : start + batch_size].to(device))
+        batch = images[start : start + batch_size]
+        filling = batch.new_zeros(batch_size - len(batch), *batch.shape[1:])
+        batch = to_model_range(torch.cat([batch, filling]).to(device))
         with autocast(device, precision):
-            logits = network(batch)
+            logits = network(batch)[: len(images) - start]
         top = logits.float().topk(classes_per_image, dim=1).indices.cpu()
         cells = labels[start : start + batch_size, None] * num_public_classes + top
         counts += torch.bincount(cells.flatten(), minlength=counts.numel())
@@ -75,7 +79,7 @@ def semantic_query(
     noise_multiplier: float,
     ledger: PrivacyLedger,
     source: RandomSource,
-    batch_size: int = 1000,
+    batch_size: int = 256,
     device: torch.device,
     precision: str = "float32",
 ) -> Float[Tensor, "label public_class"]:

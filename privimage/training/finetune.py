@@ -172,8 +172,9 @@ def made_up_examples(
     device = next(denoiser.parameters()).device
     size = denoiser.unet.config.image_size
     shape = (num_images, denoiser.unet.config.num_channels, size, size)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator())
     made_up = ImageSet(
-        images=torch.randint(0, 256, shape, dtype=torch.uint8),
+        images=pixels,
         labels=torch.arange(num_images) % max(1, denoiser.null_label),
         class_names=tuple(str(label) for label in range(max(1, denoiser.null_label))),
         source="made up",

@@ -78,6 +78,14 @@ def test_compiling_is_tried_for_long_work_only_and_kept_if_it_gains(
     assert any(engine.compiled for engine in asked) == (num_images == 4000)
 
 
+def test_a_compiler_that_fails_is_told_of_and_the_run_goes_on(speeds, caplog):
+    table, _ = speeds
+    table["loop", 1, False] = 1.0
+    table["loop", 1, True] = RuntimeError("no compiler here\nand why")
+    assert choose(strategy="loop", num_images=4000).compiled is False
+    assert "not compiled: no compiler here" in caplog.text
+
+
 def test_a_network_without_rules_gets_the_loop():
     class Scaled(nn.Linear):
         pass

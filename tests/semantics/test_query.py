@@ -7,8 +7,10 @@ from torch import nn
 
 from privimage.data.image_set import ImageSet
 from privimage.errors import BudgetError, ConfigError
+from privimage.hardware import autocast
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
+from privimage.semantics.classifier import QueryNetwork
 from privimage.semantics.query import (
     QUERY,
     count_top_classes,
@@ -118,6 +120,34 @@ def test_the_query_network_runs_in_the_precision_asked_for():
         images = image_set(1)
         counts_of(images.images, images.labels, network=Spy(), precision=precision)
     assert seen == [torch.float32, torch.bfloat16]
+
+
+def test_every_batch_has_the_same_shape_however_many_images_there_are():
+    shapes = set()
+
+    class Spy(PixelNetwork):
+        def forward(self, x):
+            shapes.add(tuple(x.shape))
+            return super().forward(x)
+
+    for num in (1, 2, 5):
+        images = image_set(num)
+        counts_of(images.images, images.labels, network=Spy())
+    assert shapes == {(2, 1, 4, 4)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+def test_logits_are_the_same_bits_at_any_place_of_a_batch_and_beside_any_images(precision, block):
+    # what the sensitivity rests on: a vote that another image could turn would count twice
+    torch.manual_seed(0)
+    network = QueryNetwork(100, num_channels=3, widths=(16, 32), blocks=(1, 1), block=block).eval()
+    images = torch.rand(64, 3, 16, 16) * 2 - 1
+    others_black = torch.where(torch.arange(64)[:, None, None, None] < 5, images, 0.0)
+    with torch.inference_mode(), autocast(CPU, precision):
+        logits = network(images)
+        assert torch.equal(network(images.roll(1, 0)).roll(-1, 0), logits)
+        assert torch.equal(network(others_black)[:5], logits[:5])
 
 
 def test_every_image_votes_once_for_its_k_largest_logits_in_its_own_row():
