@@ -227,10 +227,13 @@ class RunConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     performance: PerformanceConfig = PerformanceConfig()
     seed: int = 0
+    stage_seconds: float | None = None  # a rehearsal: every training stops after this time
 
     def problems(self) -> Iterator[str]:
         if self.seed < 0:
             yield f"seed is {self.seed}; 0 or more"
+        if self.stage_seconds is not None and not self.stage_seconds > 0:
+            yield f"stage_seconds is {self.stage_seconds:g}; give a time above 0, or leave it out"
         factor = 2 ** (len(self.network.channel_multipliers) - 1)
         if self.data.image_size % factor:
             yield (

@@ -40,10 +40,15 @@ def start(folder: Path, stage: str, inputs: dict[str, Any]) -> None:
 
 
 def finish(
-    folder: Path, stage: str, inputs: dict[str, Any], outputs: Iterable[str], seconds: float
+    folder: Path,
+    stage: str,
+    inputs: dict[str, Any],
+    outputs: Iterable[str],
+    *,
+    measured: dict[str, float],
 ) -> None:
     """Say that the stage is done; the outputs (paths inside the folder) lie finished on the
-    disk.
+    disk. `measured` holds its `seconds` and, where known, its peak memory.
     """
     hashes = {name: file_sha256(folder / name) for name in outputs}
     write_json_durably(
@@ -54,7 +59,7 @@ def finish(
             "state": "done",
             "inputs": inputs,
             "outputs": hashes,
-            "seconds": seconds,
+            **measured,
         },
     )
 

@@ -7,38 +7,38 @@ else in the folder is public or released through the ledger.
 """
 
 import fcntl
-import json
 import logging
+import math
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from privimage import manifest
+from privimage import manifest, memory
 from privimage.config import PrivacyConfig, RunConfig
 from privimage.data.image_set import ImageSet
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
+from privimage.donor import Donor
 from privimage.durable import write_durably, write_json_durably
-from privimage.environment import describe_environment
 from privimage.errors import ConfigError, RunFolderError
 from privimage.hardware import usable_cores
 from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource, insecure_source, secure_source
-from privimage.privacy.statement import privacy_statement, statement_markdown
+from privimage.record import MEASURED, make_record, write_statement
 from privimage.semantics.query import QUERY, check_selection_fits, query_mechanism
-from privimage.stages import STAGES, ImageSets, Run, Stage, num_parameters
+from privimage.stages import STAGES, ImageSets, Run, Stage
 from privimage.training.finetune import DP_SGD
 from privimage.training.runlog import Progress, silent
 
 logger = logging.getLogger(__name__)
-RECORD_FORMAT = 1
 # settings that a charge fixes: they shaped what was released
 BEFORE_QUERY = ("seed", "data", "privacy", "query_network")
 BEFORE_DP_SGD = (*BEFORE_QUERY, "selection", "network", "pretrain", "finetune")
@@ -49,34 +49,36 @@ def run_pipeline(
     folder: Path,
     *,
     shared: Path | None = None,
+    donor: Donor | None = None,
     progress: Progress = silent,
     data_root: Path | None = None,
 ) -> dict[str, Any]:
     """Run all stages in `folder` and return the record (also in record.json).
 
-    `shared` is a folder for the public query network, so that several runs train it once. Raises
-    a UserError before any work for what a user can put right, and BudgetError if the promise
-    cannot be kept.
+    `shared` is a folder for the public query network, so that several runs train it once; `donor`
+    a run to take the first stages from. Raises a UserError before any work for what a user can
+    put right, and BudgetError if the promise cannot be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
+    if donor is not None:
+        donor.check()
     sets = load_image_sets(config, data_root=data_root)
-    check_fits(config, sets)
+    check_fits(config, sets, needs_public=donor is None)
     plan = plan_mechanisms(config)
     with locked(folder):
         source = random_source(config)
-        ledger = open_ledger(config, folder, sets, source)
+        ledger = open_ledger(config, folder, sets, source, donor)
         refuse_other_settings(config, folder, ledger)
-        for name, mechanism in plan.items():
-            ledger.reserve(name, mechanism)
+        reserve(ledger, plan, donor)
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
         key = _data_key(folder)
         real_test_id = None if sets.real_test is None else sets.real_test.fingerprint(key)
-        run = Run(config, sets, folder, shared or folder, ledger, source, progress, real_test_id)
-        seconds: dict[str, float] = {}
-        for stage in STAGES:
-            seconds[stage.name] = run_stage(run, stage)
-        record = make_record(run, seconds)
+        run = Run(
+            config, sets, folder, shared or folder, ledger, source, progress, real_test_id, donor
+        )  # fmt: skip
+        measured = {stage.name: run_stage(run, stage) for stage in STAGES}
+        record = make_record(run, measured)
         write_statement(run)
         write_json_durably(folder / "record.json", record)
     return record
@@ -101,7 +103,8 @@ def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> Imag
         real_test = real_test and real_test.without_labels()
     if data.public_size is not None:
         sensitive = sensitive.with_public_size(data.public_size)
-    return ImageSets(sensitive, load(data.public, "train", cache=may_cache(data.public)), real_test)
+    load_public = partial(load, data.public, "train", cache=may_cache(data.public))
+    return ImageSets(sensitive, real_test, load_public)
 
 
 def may_cache(source: str) -> bool:
@@ -109,10 +112,10 @@ def may_cache(source: str) -> bool:
     return not source.startswith("folder:")
 
 
-def check_fits(config: RunConfig, sets: ImageSets) -> None:
+def check_fits(config: RunConfig, sets: ImageSets, *, needs_public: bool = True) -> None:
     """Faults that only images and settings together show; ConfigError before any work."""
     labels = sets.sensitive.num_classes
-    if config.selection.strategy in ("semantic", "random"):
+    if needs_public and config.selection.strategy in ("semantic", "random"):
         check_selection_fits(labels, sets.public.num_classes, config.selection.classes_per_label)
     if config.sampling.num_images < labels:
         raise ConfigError(
@@ -164,17 +167,47 @@ def random_source(config: RunConfig) -> RandomSource:
 
 
 def open_ledger(
-    config: RunConfig, folder: Path, sets: ImageSets, source: RandomSource
+    config: RunConfig,
+    folder: Path,
+    sets: ImageSets,
+    source: RandomSource,
+    donor: Donor | None = None,
 ) -> PrivacyLedger:
-    """The run's ledger; it names the sensitive set by a hash keyed with `private/data_key`."""
+    """The run's ledger; it names the sensitive set by a hash keyed with `private/data_key`.
+
+    The ledger of a model that is taken over comes with it, and names the images as the donor did.
+    """
+    if donor is not None and donor.brings_ledger:
+        data_id = donor.take_over_ledger(folder)
+    else:
+        data_id = sets.sensitive.fingerprint(_data_key(folder))
     return PrivacyLedger.load_or_create(
         folder / "ledger.json",
         epsilon=config.privacy.epsilon,
         delta=config.privacy.delta,
         accountant=config.privacy.accountant,
-        data_id=sets.sensitive.fingerprint(_data_key(folder)),
+        data_id=data_id,
         random_source=source,
     )
+
+
+def reserve(ledger: PrivacyLedger, plan: dict[str, Mechanism], donor: Donor | None) -> None:
+    """Set the budget aside; a ledger that was taken over must have spent it as planned here."""
+    if donor is None or not donor.brings_ledger:
+        for name, mechanism in plan.items():
+            ledger.reserve(name, mechanism)
+        return
+    for name, mechanism in plan.items():
+        spent = ledger.reserved.get(name)
+        as_planned = spent is not None and (
+            (spent.sampling_rate, spent.count) == (mechanism.sampling_rate, mechanism.count)
+            and math.isclose(spent.noise_multiplier, mechanism.noise_multiplier, rel_tol=0.01)
+        )
+        if not as_planned:
+            raise RunFolderError(
+                f"the model of {donor.folder} was made with {name} as {spent}, and the settings "
+                f"say {mechanism}; take over a model that was made with these settings"
+            )
 
 
 def refuse_other_settings(config: RunConfig, folder: Path, ledger: PrivacyLedger) -> None:
@@ -195,85 +228,53 @@ def refuse_other_settings(config: RunConfig, folder: Path, ledger: PrivacyLedger
         )
 
 
-def run_stage(run: Run, stage: Stage) -> float:
-    """Run one stage unless it is done; returns the seconds that it took, now or then."""
+def run_stage(run: Run, stage: Stage) -> dict[str, float]:
+    """Run one stage unless it is done; returns what it took, now or then: seconds and memory."""
     folder = run.shared if stage.is_shared else run.folder
-    inputs = stage.inputs(run)
+    inputs = run.inputs(stage)
     if manifest.is_done(folder, stage.name, inputs):
         logger.info("%s: done before", stage.name)
-        return (manifest.read(folder, stage.name) or {})["seconds"]
-    if stage.charges and run.ledger.charged(stage.charges):
-        refuse_second_release(run, stage, inputs)
+        before = manifest.read(folder, stage.name) or {}
+        return {key: before[key] for key in MEASURED if key in before}
+    donor = run.donor if run.donor is not None and run.donor.gives(stage.name) else None
+    is_paid_elsewhere = donor is not None and donor.brings_ledger
+    if stage.charges and run.ledger.charged(stage.charges) and not is_paid_elsewhere:
+        refuse_second_release(run, stage, inputs, is_repeatable=stage.resumes or donor is not None)
     manifest.start(folder, stage.name, inputs)
+    was_reset = memory.reset_peaks(run.device)
     started = time.monotonic()
-    outputs = stage.work(run)
-    seconds = round(time.monotonic() - started, 2)
-    manifest.finish(folder, stage.name, inputs, outputs, seconds)
-    logger.info("%s: %.1f s", stage.name, seconds)
-    return seconds
+    outputs = take_over(run, stage, donor, folder) if donor else stage.work(run)
+    measured: dict[str, float] = {"seconds": round(time.monotonic() - started, 2)}
+    measured |= memory.peaks_mib(run.device, was_reset=was_reset)
+    manifest.finish(folder, stage.name, inputs, outputs, measured=measured)
+    logger.info("%s: %.1f s", stage.name, measured["seconds"])
+    return measured
 
 
-def refuse_second_release(run: Run, stage: Stage, inputs: dict) -> None:
+def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:
+    """A stage's files from the donor. The query's answer is charged here too, before it is used."""
+    if stage.charges == QUERY and not donor.brings_ledger and QUERY in run.ledger.reserved:
+        donor.check_receipt(
+            run.sets.sensitive,
+            noise_multiplier=run.config.privacy.query_noise_multiplier,
+            classes_per_image=run.config.selection.classes_per_label,
+        )
+        if not run.ledger.charged(QUERY):
+            run.ledger.charge(QUERY)
+    return donor.take_over(stage.name, folder)
+
+
+def refuse_second_release(run: Run, stage: Stage, inputs: dict, *, is_repeatable: bool) -> None:
     """A private stage that has already been charged may only be continued, never done
     differently.
     """
     changed = manifest.was_started_otherwise(run.folder, stage.name, inputs)
-    if changed or not stage.resumes:
+    if changed or not is_repeatable:
         reason = "with other settings" if changed else "and its result is no longer here"
         raise RunFolderError(
             f"{run.folder} has already spent privacy budget on {stage.name} {reason}; "
             "doing it again would spend it twice: use a new run folder"
         )
-
-
-def make_record(run: Run, seconds: dict[str, float]) -> dict[str, Any]:
-    """Metrics, budget, selection, times and environment of a finished run; nothing private."""
-    config, ledger = run.config, run.ledger
-    sgd = ledger.reserved[DP_SGD]
-    privacy = {
-        "epsilon": ledger.epsilon(config.privacy.accountant),
-        "epsilon_rdp": ledger.epsilon("rdp"),
-        "epsilon_pld": ledger.epsilon("pld"),
-        "target_epsilon": config.privacy.epsilon,
-        "delta": config.privacy.delta,
-        "accountant": config.privacy.accountant,
-        "query_noise_multiplier": ledger.reserved[QUERY].noise_multiplier
-        if QUERY in ledger.reserved
-        else None,
-        "sgd_noise_multiplier": sgd.noise_multiplier,
-        "sampling_rate": sgd.sampling_rate,
-        "steps": ledger.charged(DP_SGD),
-        "clip_norm": config.privacy.clip_norm,
-    }
-    return {
-        "format": RECORD_FORMAT,
-        "name": config.name,
-        "seed": config.seed,
-        "insecure": run.source.insecure,
-        "metrics": json.loads((run.folder / "metrics.json").read_text()),
-        "privacy": privacy,
-        "selection": json.loads((run.folder / "query/selection.json").read_text()),
-        "model": {"num_parameters": num_parameters(run)},
-        "data": {
-            "sensitive": run.sets.sensitive.source,
-            "public": run.sets.public.source,
-            "public_sha256": run.sets.public.fingerprint(),
-            "real_test": run.sets.real_test.source if run.sets.real_test else None,
-        },
-        "timings_seconds": seconds,
-        "environment": describe_environment(run.device) | {"precision": run.compute.precision},
-    }
-
-
-def write_statement(run: Run) -> None:
-    """The privacy statement beside the results, in JSON and in words."""
-    statement = privacy_statement(
-        run.ledger,
-        clip_norm=run.config.privacy.clip_norm,
-        evaluated_on_real_images=run.sets.real_test is not None,
-    )
-    write_json_durably(run.folder / "privacy_statement.json", statement)
-    write_durably(run.folder / "privacy_statement.md", statement_markdown(statement).encode())
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
             arguments[name] = build(hints[name], values[name], dot + name, faults)
         elif name in values:
             arguments[name] = _convert(hints[name], values[name], dot + name, faults)
-        elif field.default is dataclasses.MISSING:
+        elif field.default is field.default_factory is dataclasses.MISSING:
             faults.append(f"{dot}{name}: missing")
     if len(faults) > before:
         return None

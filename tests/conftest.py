@@ -1,5 +1,7 @@
 """Shape annotations of the library are checked by beartype here, and only here."""
 
+import copy
+
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -10,9 +12,9 @@ hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
 
 
-@pytest.fixture
-def toy_settings():
-    """The whole method on digits and glyphs, a few seconds long."""
+@pytest.fixture(scope="session")
+def toy_mapping():
+    """The whole method on digits and glyphs, a few seconds long; for fixtures of wide scope."""
     return {
         "name": "toy",
         "data": {
@@ -58,3 +60,9 @@ def toy_settings():
             "compile": False,
         },
     }
+
+
+@pytest.fixture
+def toy_settings(toy_mapping):
+    """The same, for a test to change."""
+    return copy.deepcopy(toy_mapping)

@@ -80,11 +80,13 @@ def train_query_network(
     seed: int,
     device: torch.device,
     on_step: Callable[[int, int, float], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train in place by SGD and cross-entropy; the rate follows a cosine, one step an epoch.
 
     `seed` gives order and augmentation (initial weights are the caller's). The last, smaller batch
-    of an epoch is left out. `on_step` gets (steps done, steps in all, loss).
+    of an epoch is left out. `on_step` gets (steps done, steps in all, loss); `should_stop` may end
+    the training after any step.
     """
     network.to(device).train()
     optimizer = torch.optim.SGD(
@@ -102,6 +104,8 @@ def train_query_network(
         optimizer.step()
         if on_step is not None:
             on_step(step, epochs * max(1, len(images) // batch_size), loss.item())
+        if should_stop():
+            break
     network.eval()
 
 

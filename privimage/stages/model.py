@@ -79,6 +79,7 @@ def pretrain_model(run: Run) -> list[str]:
             checkpoint=checkpoint,
             stats=run.folder / "stats.jsonl",
             progress=run.progress,
+            should_stop=run.stop(),
         )
         averaged = ema.parameters
         remove_checkpoint(checkpoint)
@@ -116,6 +117,7 @@ def finetune_model(run: Run) -> list[str]:
         checkpoint=checkpoint,
         stats=run.folder / "stats.jsonl",
         progress=run.progress,
+        should_stop=run.stop(),
     )
     save_weights(run.folder / "model.safetensors", ema.parameters)
     remove_checkpoint(checkpoint)

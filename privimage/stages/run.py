@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,32 @@ from PIL import Image
 from privimage import manifest
 from privimage.config import RunConfig
 from privimage.data.image_set import ImageSet
+from privimage.donor import Donor
 from privimage.durable import write_durably
 from privimage.hardware import Compute, default_num_workers, resolved_precision
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
-from privimage.training.runlog import Progress
+from privimage.training.runlog import Progress, Stop, after
 
 
 @dataclass(frozen=True)
 class ImageSets:
     """What a run reads. `sensitive` is private; `real_test` is real data for the evaluation, or
-    None.
+    None. The public set is loaded when it is first asked for: a run that takes a model over may
+    not need it.
     """
 
     sensitive: ImageSet
-    public: ImageSet
     real_test: ImageSet | None
+    load_public: Callable[[], ImageSet]
+
+    @cached_property
+    def public(self) -> ImageSet:
+        return self.load_public()
+
+    @property
+    def public_if_loaded(self) -> ImageSet | None:
+        return vars(self).get("public")
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class Run:
     source: RandomSource
     progress: Progress
     real_test_id: str | None  # keyed like data_id: a plain hash would confirm a guess of the images
+    donor: Donor | None = None  # where the first stages are taken from
 
     @property
     def device(self) -> torch.device:
@@ -65,6 +77,17 @@ class Run:
             precision=resolved_precision(wanted.precision, self.device),
             compiled=bool(wanted.compile),
         )
+
+    def stop(self) -> Stop:
+        """When a training that begins now has to end early; never, but in a rehearsal."""
+        return after(self.config.stage_seconds)
+
+    def inputs(self, stage: "Stage") -> dict[str, Any]:
+        """What the stage depends on; a rehearsal's results are never taken for others."""
+        if self.donor is not None and self.donor.gives(stage.name):
+            return self.donor.inputs(stage.name)
+        limit = self.config.stage_seconds
+        return stage.inputs(self) | ({} if limit is None else {"stage_seconds": limit})
 
     @property
     def data_id(self) -> str:

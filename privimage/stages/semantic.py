@@ -41,7 +41,7 @@ def train_network(run: Run) -> list[str]:
     order = torch.from_numpy(np.random.default_rng([run.config.seed, 1]).permutation(len(public)))
     held_out, training = order[: len(public) // 10], order[len(public) // 10 :]
     torch.manual_seed(run.config.seed)
-    network = new_query_network(run)
+    network = new_query_network(run, public.num_classes)
     log = RunLog(run.folder / "stats.jsonl", stage="query_network")
 
     def on_step(step: int, total: int, loss: float) -> None:
@@ -63,6 +63,7 @@ def train_network(run: Run) -> list[str]:
         seed=run.config.seed,
         device=run.device,
         on_step=on_step,
+        should_stop=run.stop(),
     )
     share = accuracy(
         network,
@@ -72,15 +73,16 @@ def train_network(run: Run) -> list[str]:
         device=run.device,
     )
     save_weights(run.shared / "query_network.safetensors", network.state_dict())
-    write_json_durably(run.shared / "query_network.json", {"public_validation_accuracy": share})
+    facts = {"public_validation_accuracy": share, "num_classes": public.num_classes}
+    write_json_durably(run.shared / "query_network.json", facts)
     return ["query_network.safetensors", "query_network.json"]
 
 
-def new_query_network(run: Run) -> QueryNetwork:
+def new_query_network(run: Run, num_classes: int) -> QueryNetwork:
     config = run.config.query_network
     return QueryNetwork(
-        run.sets.public.num_classes,
-        num_channels=run.sets.public.num_channels,
+        num_classes,
+        num_channels=run.sets.sensitive.num_channels,
         widths=config.widths,
         blocks=config.blocks,
         block=config.block,
@@ -88,7 +90,8 @@ def new_query_network(run: Run) -> QueryNetwork:
 
 
 def trained_query_network(run: Run) -> QueryNetwork:
-    network = new_query_network(run)
+    facts = json.loads((run.shared / "query_network.json").read_text())
+    network = new_query_network(run, facts["num_classes"])
     load_weights(run.shared / "query_network.safetensors", network)
     return network.eval()
 

@@ -33,7 +33,7 @@ from privimage.privacy.poisson import poisson_sample
 from privimage.privacy.rng import RandomSource
 from privimage.training.checkpoint import load_checkpoint, save_checkpoint
 from privimage.training.pretrain import step_generator
-from privimage.training.runlog import Progress, RunLog, silent
+from privimage.training.runlog import Progress, RunLog, Stop, never, silent
 
 logger = logging.getLogger(__name__)
 DP_SGD = "dp_sgd"
@@ -54,13 +54,14 @@ def finetune(
     stats: Path | None = None,
     progress: Progress = silent,
     checkpoint_seconds: float = 30.0,
+    should_stop: Stop = never,
 ) -> Ema:
     """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
     private ones.
 
     The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps).
     The loop runs until that reservation is charged in full: a step lost in a crash stays spent
-    and is not taken again.
+    and is not taken again. `should_stop` may end it after any step; what is left stays unspent.
     """
     device = next(denoiser.parameters()).device
     mechanism = ledger.reserved[DP_SGD]
@@ -83,7 +84,7 @@ def finetune(
         denoising_loss, denoiser, clip_norm=plan.clip_norm, engine=engine
     )
 
-    while (step := ledger.charged(DP_SGD)) < mechanism.count:
+    while (step := ledger.charged(DP_SGD)) < mechanism.count and not (taken and should_stop()):
         # the step is paid for before anything of it can be seen
         ledger.charge(DP_SGD)
         drawn = poisson_sample(source, len(sensitive), rate=mechanism.sampling_rate)
@@ -124,7 +125,7 @@ def finetune(
         if checkpoint is not None and due:
             save_checkpoint(checkpoint, _state(denoiser, ema, optimizer, taken, source))
             saved = time.monotonic()
-    check_steps_survived(taken, mechanism.count)
+    check_steps_survived(taken, ledger.charged(DP_SGD))
     return ema
 
 

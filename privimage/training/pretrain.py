@@ -20,7 +20,7 @@ from privimage.diffusion.loss import denoising_loss, drop_labels, sample_noise_l
 from privimage.hardware import Compute, resident
 from privimage.training.checkpoint import load_checkpoint, save_checkpoint
 from privimage.training.mean_gradient import MeanGradient
-from privimage.training.runlog import Progress, RunLog, silent
+from privimage.training.runlog import Progress, RunLog, Stop, never, silent
 
 
 def step_generator(seed: int, step: int, *, stage: int, device: torch.device) -> torch.Generator:
@@ -53,11 +53,12 @@ def pretrain(
     stats: Path | None = None,
     progress: Progress = silent,
     checkpoint_seconds: float = 60.0,
+    should_stop: Stop = never,
 ) -> Ema:
     """Train `denoiser` in place on labelled public images; returns the averaged weights.
 
     `subset.labels` are labels of the sensitive task, or num_classes for "no label".
-    Unconditional networks get none.
+    Unconditional networks get none. `should_stop` may end it after any step but not before one.
     """
     device = next(denoiser.parameters()).device
     num_steps = -(-config.num_images // config.batch_size)
@@ -76,7 +77,7 @@ def pretrain(
     gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute)
     pixels = resident(subset.images, device)
 
-    while step < num_steps:
+    while step < num_steps and not (step and should_stop()):
         # a batch of public images, flipped at random
         generator = step_generator(seed, step, stage=1, device=device)
         indices = batch_indices(len(subset), batch_size=config.batch_size, step=step, seed=seed)

@@ -17,6 +17,22 @@ def silent(stage: str, done: int, total: int) -> None:
     """The progress call of someone who does not watch."""
 
 
+Stop = Callable[[], bool]  # asked before every step; True ends a training early
+
+
+def never() -> bool:
+    """The answer of someone who lets a training finish."""
+    return False
+
+
+def after(seconds: float | None) -> Stop:
+    """True once `seconds` have passed from now; `never` without a limit."""
+    if seconds is None:
+        return never
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
 class RunLog:
     """Appends one JSON line a report to `stats.jsonl`; reports of one stage are spaced in time."""
 

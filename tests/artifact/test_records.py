@@ -11,7 +11,7 @@ def test_a_record_survives_writing_and_reading(tmp_path, record):
 
 
 def test_arm_records_have_the_format_that_the_pipeline_writes():
-    from privimage.pipeline import RECORD_FORMAT
+    from privimage.record import RECORD_FORMAT
 
     assert ARM_FORMAT == RECORD_FORMAT
 

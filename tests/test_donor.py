@@ -1,0 +1,193 @@
+import json
+import shutil
+
+import pytest
+
+from privimage import pipeline
+from privimage.config import load_config
+from privimage.donor import Donor
+from privimage.durable import file_sha256
+from privimage.errors import DataInvalidError, DataMissingError, RunFolderError
+from privimage.pipeline import run_pipeline
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, toy_mapping):
+    """A run folder at epsilon 10 with its query network in `shared` beside it."""
+    folder = tmp_path_factory.mktemp("donor")
+    run_pipeline(load_config(toy_mapping), folder / "run", shared=folder / "shared")
+    return folder
+
+
+@pytest.fixture
+def donated(finished, tmp_path):
+    """A copy of it that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def ledger_of(folder):
+    return json.loads((folder / "ledger.json").read_text())
+
+
+def charged(folder):
+    return {event["name"]: event["charged"] for event in ledger_of(folder)["events"]}
+
+
+def no_public_set(*arguments, **named):
+    pytest.fail("the public set was loaded")
+
+
+def test_a_run_from_pretrained_pays_for_the_query_and_keeps_its_own_promise(
+    toy_settings, finished, tmp_path
+):
+    config = load_config(toy_settings, {"privacy.epsilon": 5.0})
+    donor = Donor(finished / "run", "pretrained")
+    record = run_pipeline(config, tmp_path / "mine", shared=finished / "shared", donor=donor)
+    assert charged(tmp_path / "mine") == {"semantic_query": 1, "dp_sgd": 3}
+    assert 4.9 < record["privacy"]["epsilon"] <= 5
+    assert record["taken_over"] == "pretrained"
+    for name in ("pretrained.safetensors", "query/answer.json"):
+        assert file_sha256(tmp_path / "mine" / name) == file_sha256(finished / "run" / name)
+    # it trained on its own from there
+    model = "model.safetensors"
+    assert file_sha256(tmp_path / "mine" / model) != file_sha256(finished / "run" / model)
+
+
+@pytest.mark.parametrize("entry", ["finetuned", "samples"])
+def test_a_run_from_a_finished_model_asks_nothing_of_the_private_images_nor_of_the_public(
+    toy_settings, finished, tmp_path, entry, monkeypatch
+):
+    monkeypatch.setattr(pipeline.ImageSets, "public", property(no_public_set))
+    donor = Donor(finished / "run", entry, shared=finished / "shared")
+    record = run_pipeline(
+        load_config(toy_settings), tmp_path / "mine", shared=tmp_path / "shared", donor=donor
+    )
+    assert ledger_of(tmp_path / "mine") == ledger_of(finished / "run")
+    theirs = json.loads((finished / "run" / "record.json").read_text())
+    assert record["privacy"] == theirs["privacy"]
+    assert record["metrics"] == theirs["metrics"]
+    assert not (tmp_path / "mine" / "pretrained.safetensors").exists()
+
+
+def test_repeating_such_a_run_does_nothing_and_charges_nothing(toy_settings, finished, tmp_path):
+    config = load_config(toy_settings, {"privacy.epsilon": 5.0})
+    donor, shared = Donor(finished / "run", "pretrained"), finished / "shared"
+    first = run_pipeline(config, tmp_path / "mine", shared=shared, donor=donor)
+
+    def no_work(stage, done, total):
+        pytest.fail(f"{stage} ran again")
+
+    again = run_pipeline(
+        config, tmp_path / "mine", shared=shared, donor=donor, progress=no_work
+    )  # fmt: skip
+    assert again["metrics"] == first["metrics"]
+    assert charged(tmp_path / "mine") == {"semantic_query": 1, "dp_sgd": 3}
+
+
+def test_a_second_answer_is_not_taken_over_for_the_price_of_one(
+    toy_settings, finished, donated, tmp_path
+):
+    config = load_config(toy_settings)
+    mine, shared = tmp_path / "mine", finished / "shared"
+    run_pipeline(config, mine, shared=shared, donor=Donor(finished / "run", "pretrained"))
+    shutil.rmtree(donated / "run")
+    run_pipeline(config, donated / "run", shared=shared)  # another answer about the same images
+    with pytest.raises(RunFolderError, match="already spent privacy budget on query"):
+        run_pipeline(config, mine, shared=shared, donor=Donor(donated / "run", "pretrained"))
+
+
+@pytest.mark.parametrize("name", ["pretrained.safetensors", "query/answer.json"])
+def test_a_changed_file_is_refused_before_any_work(toy_settings, donated, tmp_path, name):
+    path = donated / "run" / name
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(DataInvalidError, match="SHA-256 differs"):
+        run_pipeline(
+            load_config(toy_settings), tmp_path / "mine", donor=Donor(donated / "run", "pretrained")
+        )
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "message"),
+    [
+        ("pretrained", "pretrained.safetensors", "is missing"),
+        ("pretrained", "stages/pretrain.json", "no finished stage pretrain"),
+        ("finetuned", "model.safetensors", "is missing"),
+        ("finetuned", "ledger.json", "what its model cost is not known"),
+        ("samples", "images.npz", "is missing"),
+    ],
+)
+def test_what_is_missing_is_named_before_any_work(
+    toy_settings, donated, tmp_path, entry, name, message
+):
+    (donated / "run" / name).unlink()
+    with pytest.raises(DataMissingError, match=message):
+        run_pipeline(
+            load_config(toy_settings), tmp_path / "mine", donor=Donor(donated / "run", entry)
+        )
+    assert not (tmp_path / "mine").exists()
+
+
+def test_later_entries_do_not_need_the_weights_of_earlier_ones(toy_settings, donated, tmp_path):
+    (donated / "run" / "pretrained.safetensors").unlink()
+    (donated / "run" / "pretrained_ema.safetensors").unlink()
+    donor = Donor(donated / "run", "finetuned", shared=donated / "shared")
+    run_pipeline(
+        load_config(toy_settings), tmp_path / "mine", shared=tmp_path / "shared", donor=donor
+    )
+
+
+def test_a_manifest_cannot_point_outside_its_folder(toy_settings, donated, tmp_path):
+    outside = tmp_path / "secret"
+    outside.write_text("mine")
+    path = donated / "run" / "stages" / "pretrain.json"
+    manifest = json.loads(path.read_text())
+    manifest["outputs"] = {"../../secret": file_sha256(outside)}
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataInvalidError, match="lies outside the folder"):
+        Donor(donated / "run", "pretrained").check()
+
+
+def test_an_answer_with_other_noise_is_refused_and_not_charged(toy_settings, finished, tmp_path):
+    config = load_config(toy_settings, {"privacy.query_noise_multiplier": 9.0})
+    with pytest.raises(RunFolderError, match="noise_multiplier 8"):
+        run_pipeline(
+            config,
+            tmp_path / "mine",
+            shared=finished / "shared",
+            donor=Donor(finished / "run", "pretrained"),
+        )
+    assert charged(tmp_path / "mine") == {"semantic_query": 0, "dp_sgd": 0}
+
+
+def test_an_answer_about_other_images_is_refused_where_the_key_shows_it(
+    toy_settings, donated, tmp_path
+):
+    (donated / "run" / "private" / "data_key").write_bytes(bytes(32))
+    with pytest.raises(RunFolderError, match="data_id"):
+        run_pipeline(
+            load_config(toy_settings),
+            tmp_path / "mine",
+            shared=donated / "shared",
+            donor=Donor(donated / "run", "pretrained"),
+        )
+
+
+def test_a_model_made_with_other_settings_is_refused(toy_settings, finished, tmp_path):
+    config = load_config(toy_settings, {"privacy.num_steps": 4})
+    with pytest.raises(RunFolderError, match="was made with dp_sgd as"):
+        run_pipeline(config, tmp_path / "mine", donor=Donor(finished / "run", "finetuned"))
+
+
+def test_a_rehearsal_takes_a_first_step_of_every_stage_and_says_so(toy_settings, tmp_path):
+    config = load_config(toy_settings, {"stage_seconds": 1e-9, "pretrain.num_images": 3200})
+    record = run_pipeline(config, tmp_path / "run")
+    assert record["stopped_early"] is True
+    assert charged(tmp_path / "run") == {"semantic_query": 1, "dp_sgd": 1}
+    assert record["privacy"]["epsilon"] < 10
+    lines = [json.loads(line) for line in (tmp_path / "run/stats.jsonl").read_text().splitlines()]
+    steps = {line["stage"]: line["step"] for line in lines}
+    assert steps == {"query_network": 1, "pretrain": 1, "finetune": 1}
+    with pytest.raises(RunFolderError, match="spent privacy budget"):
+        run_pipeline(load_config(toy_settings), tmp_path / "run")
