@@ -1,41 +1,49 @@
 """Runs a claim: every arm of a setting through the pipeline, then one record of them all.
 
 Repeating a run continues it: the pipeline skips what is done. The arms share the public query
-network. The record is written after each arm, so a run that stops half-way can be reported. The
-log may name settings and times, never a private image or an un-noised value.
+network, and an arm may take over another one's pre-trained model. The record is written after each
+arm, so a run that stops half-way can be reported. The log may name settings and times, never a
+private image or an un-noised value.
 """
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
+from artifact.arms import SHARED, Source, donor_of, resolve_arms, stand_ins
+from artifact.calculations import CALCULATIONS
 from artifact.claims import Claim
 from artifact.exit_codes import RunFailedError
-from artifact.records import ClaimRecord, record_folder, write_record
-from privimage.config import RunConfig, load_config
-from privimage.errors import UserError
+from artifact.records import (
+    ARM_FORMAT,
+    ARM_SECTIONS,
+    ClaimRecord,
+    record_folder,
+    write_record,
+)
+from privimage.config import RunConfig
+from privimage.donor import Donor
+from privimage.environment import describe_environment
+from privimage.errors import ConfigError, UserError
 from privimage.pipeline import locked, plan_mechanisms, run_pipeline
 from privimage.privacy.accounting import compute_epsilon
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[str, str, int, int], None]  # (arm, stage, done, total)
 SHARED_STAGE = "query_network"
+EMPTY_ARM: dict[str, Any] = {
+    "format": ARM_FORMAT,
+    "insecure": False,
+    **{section: {} for section in ARM_SECTIONS},
+}
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-
-def resolve_arms(claim: Claim, setting_name: str, *, seed: int) -> dict[str, RunConfig]:
-    """The settings of every arm, by name; ConfigError for whatever is wrong with them."""
-    setting = claim.setting(setting_name)
-    configs = {}
-    for arm, overrides in setting.arms.items():
-        fixed = {"name": f"{claim.id}/{setting_name}/{arm}", "seed": seed}
-        configs[arm] = load_config(setting.config, {**overrides, **fixed})
-    return configs
 
 
 def run_claim(
@@ -44,19 +52,33 @@ def run_claim(
     *,
     seed: int,
     out: Path,
+    source: Source | None = None,
+    max_minutes: float | None = None,
     on_progress: OnProgress = lambda arm, stage, done, total: None,
 ) -> ClaimRecord:
     """Run all arms into `out/CLAIM/SETTING/seedN/ARM` and return the record written beside them.
 
-    A UserError passes through; anything else becomes a RunFailedError that names the log.
+    `source` is where the first stages come from (`--from`); with `max_minutes` every stage only
+    takes its first steps. A UserError passes through; anything else becomes a RunFailedError that
+    names the log.
     """
-    configs = resolve_arms(claim, setting_name, seed=seed)
+    setting = claim.setting(setting_name)
+    if setting.calculation is not None:
+        return run_calculation(claim, setting_name, seed=seed, out=out)
+    configs = resolve_arms(claim, setting_name, seed=seed, max_minutes=max_minutes)
+    replaced = stand_ins(setting).items()
+    if source is not None:
+        for arm in configs:
+            source.donor(arm).check()
     folder = record_folder(out, claim.id, setting_name, seed)
     with locked(folder), logged_to(folder / "log.txt"):
         (folder / "record.json").unlink(missing_ok=True)
         record = ClaimRecord(claim.id, setting_name, seed, arms={}, environment={}, seconds=0.0)
         for arm, config in configs.items():
-            arms = {**record.arms, arm: _run_arm(arm, config, folder, on_progress)}
+            donor = donor_of(setting, arm, folder, source)
+            found = _run_arm(arm, config, folder, donor, on_progress)
+            found["data"]["stands_in_for"] = {role: absent for role, (absent, _) in replaced}
+            arms = {**record.arms, arm: found}
             record = dataclasses.replace(
                 record,
                 arms=arms,
@@ -64,6 +86,26 @@ def run_claim(
                 seconds=round(work_seconds(arms), 1),
             )
             write_record(folder / "record.json", record)
+    return record
+
+
+def run_calculation(claim: Claim, setting_name: str, *, seed: int, out: Path) -> ClaimRecord:
+    """Compute a claim that trains nothing, and write its record like any other."""
+    name = claim.setting(setting_name).calculation
+    if name not in CALCULATIONS:
+        raise ConfigError(
+            f"{claim.id}/{setting_name} has calculation {name!r}; there are "
+            f"{', '.join(CALCULATIONS)}"
+        )
+    folder = record_folder(out, claim.id, setting_name, seed)
+    with locked(folder), logged_to(folder / "log.txt"):
+        started = time.monotonic()
+        found = CALCULATIONS[name](out)
+        seconds = round(time.monotonic() - started, 2)
+        arms = {arm: EMPTY_ARM | {"metrics": metrics} for arm, metrics in found.items()}
+        environment = describe_environment(torch.device("cpu"))
+        record = ClaimRecord(claim.id, setting_name, seed, arms, environment, seconds)
+        write_record(folder / "record.json", record)
     return record
 
 
@@ -110,13 +152,17 @@ def logged_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _run_arm(arm: str, config: RunConfig, folder: Path, on_progress: OnProgress) -> dict[str, Any]:
+def _run_arm(
+    arm: str, config: RunConfig, folder: Path, donor: Donor | None, on_progress: OnProgress
+) -> dict[str, Any]:
     def progress(stage: str, done: int, total: int) -> None:
         on_progress(arm, stage, done, total)
 
     logger.info("arm %s of %s, seed %d", arm, config.name, config.seed)
     try:
-        return run_pipeline(config, folder / arm, shared=folder / "shared", progress=progress)
+        return run_pipeline(
+            config, folder / arm, shared=folder / SHARED, donor=donor, progress=progress
+        )
     except UserError as error:
         logger.error("arm %s: %s", arm, error)
         raise

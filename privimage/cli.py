@@ -21,6 +21,7 @@ from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
 from privimage.pipeline import may_cache, plan_mechanisms, run_pipeline
+from privimage.presets import preset_settings
 from privimage.progress import StageProgress
 
 app = typer.Typer(
@@ -43,10 +44,19 @@ def main() -> None:
 
 @app.command()
 def synthesize(
-    sensitive: Annotated[str, typer.Option(help="private images, e.g. folder:/data/mine")],
-    public: Annotated[str, typer.Option(help="labelled public images, e.g. glyphs or cifar100")],
-    epsilon: Annotated[float, typer.Option(help="privacy budget for everything together")],
     folder: Annotated[Path, typer.Option("--out", help="run folder; repeat to resume")],
+    sensitive: Annotated[
+        str | None, typer.Option(help="private images, e.g. folder:/data/mine")
+    ] = None,
+    public: Annotated[
+        str | None, typer.Option(help="labelled public images, e.g. glyphs or cifar100")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="privacy budget for everything together")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="a cell of the paper instead of the three, e.g. cifar10_eps1")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="pixels; default: the images' own")] = None,
     color: Annotated[str | None, typer.Option(help="grey or rgb; default: as the images")] = None,
     public_size: Annotated[
@@ -65,17 +75,21 @@ def synthesize(
 ) -> None:
     """Make synthetic images with the (epsilon, delta) guarantee from private ones."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
-    config = own_images_config(
-        sensitive=sensitive,
-        public=public,
-        epsilon=epsilon,
-        image_size=image_size,
-        color=cast(Literal["grey", "rgb"] | None, color),  # Preparation checks it
-        public_size=public_size,
-        evaluate_on=evaluate_on,
-        overrides=parse_overrides(setting or []) | {"seed": seed},
-        data_root=data_root,
-    )
+    overrides = parse_overrides(setting or []) | {"seed": seed}
+    options = {
+        "sensitive": sensitive,
+        "public": public,
+        "epsilon": epsilon,
+        "image_size": image_size,
+        "color": cast(Literal["grey", "rgb"] | None, color),  # Preparation checks it
+        "public_size": public_size,
+        "evaluate_on": evaluate_on,
+    }
+    check_options(preset, options)
+    if preset is not None:  # changed settings must not run under the preset's name
+        config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
+    else:
+        config = own_images_config(**options, overrides=overrides, data_root=data_root)
     show_plan(config, folder)
     if dry_run:
         return
@@ -88,6 +102,20 @@ def synthesize(
 @app.callback()
 def _commands() -> None:
     """Keeps `synthesize` a command of its own."""
+
+
+def check_options(preset: str | None, options: dict[str, Any]) -> None:
+    """ConfigError unless either a preset is given, or own images with a budget."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if preset is not None and given:
+        raise ConfigError(
+            f"--preset {preset} already fixes {', '.join(given)}; leave that out, or change single "
+            "settings of the preset with --set"
+        )
+    needed = ("--sensitive", "--public", "--epsilon")
+    if preset is None and not {*needed} <= {*given}:
+        missing = ", ".join(name for name in needed if name not in given)
+        raise ConfigError(f"{missing} missing; give {', '.join(needed)}, or --preset NAME")
 
 
 def own_images_config(

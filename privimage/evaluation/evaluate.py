@@ -1,9 +1,9 @@
 """The evaluation of one set of synthetic images against real test images (paper: utility and FID;
 SPEC A.8, A.9).
 
-Reads real images, so its numbers are not covered by the privacy guarantee. Fidelity is FID where
-the Inception weights are at hand; elsewhere a Frechet distance in the query network's features,
-and then never called FID.
+Reads real images, so its numbers are not covered by the privacy guarantee. Fidelity is a Frechet
+distance in the query network's features, and FID beside it where the Inception weights are at
+hand.
 """
 
 from collections.abc import Callable
@@ -47,16 +47,18 @@ def evaluate(
     candidates = {"": (images, labels)}
     if real_train is not None:
         candidates["real_"] = (real_train.images, real_train.labels)
-    extractor = inception_extractor(inception_weights, device=device)
-    extractor = extractor or query_network_extractor(network, device=device)
+    extractors = [query_network_extractor(network, device=device)]
+    if inception := inception_extractor(inception_weights, device=device):
+        extractors.append(inception)
     metrics: dict[str, Any] = {}
-    total = len(candidates) * (1 + len(CLASSIFIER_KINDS) * with_classifiers)
+    total = len(candidates) * (len(extractors) + len(CLASSIFIER_KINDS) * with_classifiers)
     done = 0
     for prefix, (candidate, candidate_labels) in candidates.items():
         sample = _random_sample(candidate, config.frechet_num_images, seed=seed)
-        metrics[prefix + extractor.metric] = frechet_to_real(sample, real_test, extractor)
         metrics[prefix + "frechet_num_images"] = len(sample)
-        on_progress(done := done + 1, total)
+        for extractor in extractors:
+            metrics[prefix + extractor.metric] = frechet_to_real(sample, real_test, extractor)
+            on_progress(done := done + 1, total)
         for kind in CLASSIFIER_KINDS if with_classifiers else ():
             metrics[f"{prefix}{kind}_accuracy"] = classify_with(
                 kind,

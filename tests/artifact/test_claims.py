@@ -1,8 +1,9 @@
 import pytest
 import yaml
 
+from artifact import arms
+from artifact.arms import resolve_arms
 from artifact.claims import claims_root, find_claim, load_claim, load_claims
-from privimage.config import load_config
 from privimage.errors import ConfigError
 
 
@@ -63,12 +64,76 @@ def test_a_registry_without_claims_says_where_it_looked(tmp_path):
         load_claims(tmp_path)
 
 
-def test_every_shipped_claim_has_valid_settings_in_every_arm():
+SETTINGS = [
+    pytest.param(claim, name, id=f"{claim.id}/{name}")
+    for claim in load_claims(claims_root()).values()
+    for name, setting in claim.settings.items()
+    if setting.calculation is None
+]
+
+
+@pytest.mark.parametrize(("claim", "setting"), SETTINGS)
+def test_every_shipped_setting_is_valid_in_every_arm(claim, setting):
+    for arm, config in resolve_arms(claim, setting, seed=3).items():
+        assert config.name == f"{claim.id}/{setting}/{arm}"
+        assert config.seed == 3
+
+
+@pytest.mark.parametrize(("claim", "setting"), SETTINGS)
+def test_an_arm_differs_from_its_donor_in_the_budget_alone(claim, setting):
+    configs = resolve_arms(claim, setting, seed=0)
+    for arm, donor in claim.setting(setting).donors.items():
+        ours, theirs = configs[arm].to_dict(), configs[donor].to_dict()
+        for config in (ours, theirs):
+            del config["name"], config["privacy"]["epsilon"]
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(("claim", "setting"), SETTINGS)
+def test_the_name_of_an_arm_and_its_epsilon_agree(claim, setting):
+    for arm, config in resolve_arms(claim, setting, seed=0).items():
+        name, _, epsilon = arm.partition("_")
+        assert name != "epsilon" or config.privacy.epsilon == float(epsilon)
+
+
+def test_every_smoke_setting_runs_where_no_image_set_is(monkeypatch):
+    monkeypatch.setattr(arms, "missing_assets", lambda names: dict.fromkeys(names, "absent"))
     for claim in load_claims(claims_root()).values():
-        for setting in claim.settings.values():
-            for overrides in setting.arms.values():
-                config = load_config(setting.config, {"name": claim.id, **overrides})
-                assert config.name == claim.id
+        setting = claim.settings.get("smoke")
+        if setting is None or setting.calculation is not None:
+            continue
+        for config in resolve_arms(claim, "smoke", seed=0).values():
+            used = {config.data.sensitive, config.data.public, config.data.evaluate_on}
+            assert used <= {"digits", "glyphs"}, claim.id
+        assert not setting.needs.data
+
+
+def test_a_recipe_lies_below_the_settings_own_sections(tmp_path, toy_document):
+    (tmp_path / "recipes").mkdir()
+    recipe = {"privacy": {"epsilon": 1.0, "delta": 1e-5}, "selection": {"classes_per_label": 2}}
+    (tmp_path / "recipes" / "short.yaml").write_text(yaml.safe_dump(recipe))
+    overrides = {"recipe": "short", "config": {"privacy": {"epsilon": 5.0}}}
+    toy_document["settings"]["smoke"] |= overrides
+    path = write(tmp_path, toy_document)
+    config = load_claim(path).setting("smoke").config
+    assert config == recipe | {"privacy": {"epsilon": 5.0, "delta": 1e-5}}
+    toy_document["settings"]["smoke"]["recipe"] = "long"
+    path.write_text(yaml.safe_dump(toy_document))
+    with pytest.raises(ConfigError, match="recipe: 'long'; there are short"):
+        load_claim(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"donors": {"good": "plain"}}, "donors.good: 'plain'; name an arm that stands before it"),
+        ({"calculation": "sums"}, "calculation goes without config"),
+    ],
+)
+def test_settings_that_contradict_themselves_are_refused(tmp_path, toy_document, changes, message):
+    toy_document["settings"]["smoke"] |= changes
+    with pytest.raises(ConfigError, match=message):
+        load_claim(write(tmp_path, toy_document))
 
 
 def test_every_shipped_claim_has_a_script_that_runs_it():

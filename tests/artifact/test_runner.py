@@ -4,12 +4,14 @@ import logging
 import pytest
 import yaml
 
-from artifact import runner
+from artifact import arms, runner
+from artifact.arms import Source, resolve_arms
 from artifact.claims import load_claim
 from artifact.exit_codes import RunFailedError
 from artifact.records import read_record
-from artifact.runner import planned_ledger, resolve_arms, run_claim, work_seconds
-from privimage.errors import BudgetError, ConfigError, RunFolderError
+from artifact.runner import planned_ledger, run_claim, work_seconds
+from privimage.donor import Donor
+from privimage.errors import BudgetError, ConfigError, DataMissingError, RunFolderError
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def calls(monkeypatch, arm):
     """Replaces the pipeline; the calls it got."""
     seen = []
 
-    def fake(config, folder, *, shared, progress):
+    def fake(config, folder, *, shared, donor, progress):
         seen.append((config, folder, shared))
         progress("pretrain", 1, 2)
         return arm(0.9, strategy=config.selection.strategy)
@@ -53,7 +55,7 @@ def test_the_shared_stage_is_counted_once(arm):
 def test_a_defect_leaves_one_line_a_traceback_in_the_log_and_the_finished_arms(
     toy, tmp_path, monkeypatch, arm
 ):
-    def fake(config, folder, *, shared, progress):
+    def fake(config, folder, *, shared, donor, progress):
         if folder.name == "plain":
             raise ZeroDivisionError("first line\nsecond line")
         return arm(0.9)
@@ -96,7 +98,7 @@ def test_a_second_process_is_kept_out_and_the_record_stays(toy, tmp_path, calls)
 
 
 def test_what_the_library_logs_goes_to_the_log_and_levels_are_restored(toy, tmp_path, monkeypatch):
-    def fake(config, folder, *, shared, progress):
+    def fake(config, folder, *, shared, donor, progress):
         logging.getLogger("privimage.training").info("step 7")
         raise BudgetError("stop")
 
@@ -133,3 +135,105 @@ def test_the_record_is_plain_json(toy, tmp_path, calls):
     document = json.loads((tmp_path / "toy/smoke/seed0/record.json").read_text())
     assert document["format"] == 1
     assert document["insecure"] is False
+
+
+def change_smoke(tmp_path, document, **changes):
+    document["settings"]["smoke"] |= changes
+    path = tmp_path / "toy" / "claim.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(document))
+    return load_claim(path)
+
+
+@pytest.fixture
+def donors(monkeypatch, arm):
+    """Replaces the pipeline; the donor that each arm got."""
+    seen = {}
+
+    def fake(config, folder, *, shared, donor, progress):
+        seen[folder.name] = donor
+        return arm(0.9)
+
+    monkeypatch.setattr(runner, "run_pipeline", fake)
+    return seen
+
+
+def test_an_arm_takes_over_from_its_donor_in_the_same_run(tmp_path, toy_document, donors):
+    claim = change_smoke(tmp_path, toy_document, donors={"plain": "good"})
+    run_claim(claim, "smoke", seed=2, out=tmp_path / "runs")
+    folder = tmp_path / "runs/toy/smoke/seed2"
+    assert donors == {"good": None, "plain": Donor(folder / "good", "pretrained")}
+
+
+def test_a_run_entered_later_takes_every_arm_from_the_given_folder(
+    toy, tmp_path, donors, monkeypatch
+):
+    monkeypatch.setattr(Donor, "check", lambda donor: None)
+    given = tmp_path / "theirs/seed0"
+    run_claim(toy, "smoke", seed=0, out=tmp_path / "runs", source=Source("samples", given))
+    shared = given / "shared"
+    assert donors == {arm: Donor(given / arm, "samples", shared=shared) for arm in toy_arms(toy)}
+
+
+def test_an_incomplete_folder_is_refused_before_any_work(toy, tmp_path, donors):
+    source = Source("pretrained", tmp_path / "empty")
+    with pytest.raises(DataMissingError, match="no finished stage query"):
+        run_claim(toy, "smoke", seed=0, out=tmp_path / "runs", source=source)
+    assert not donors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_rehearsal_limits_the_stages_and_makes_the_rest_small(toy):
+    configs = resolve_arms(toy, "smoke", seed=0, max_minutes=8)
+    # two arms of four minutes: a quarter of that for each training
+    assert {config.stage_seconds for config in configs.values()} == {60.0}
+    assert {config.sampling.num_images for config in configs.values()} == {40}
+    assert {config.stage_seconds for config in resolve_arms(toy, "smoke", seed=0).values()} == {
+        None
+    }
+
+
+def test_absent_images_are_replaced_and_the_record_says_so(
+    tmp_path, toy_document, monkeypatch, arm
+):
+    config = toy_document["settings"]["smoke"]["config"]
+    config["data"] |= {"sensitive": "cifar10", "evaluate_on": "cifar10"}
+    claim = change_smoke(tmp_path, toy_document, stand_ins={"cifar10": "digits"})
+    used = []
+
+    def fake(config, folder, *, shared, donor, progress):
+        used.append((config.data.sensitive, config.data.public, config.data.evaluate_on))
+        return arm(0.9)
+
+    monkeypatch.setattr(runner, "run_pipeline", fake)
+    monkeypatch.setattr(arms, "missing_assets", lambda names: dict.fromkeys(names, "fetch it"))
+    record = run_claim(claim, "smoke", seed=0, out=tmp_path / "runs")
+    assert set(used) == {("digits", "glyphs", "digits")}
+    replaced = {"sensitive": "cifar10", "evaluate_on": "cifar10"}
+    assert record.entry("good", "data.stands_in_for") == replaced
+    monkeypatch.setattr(arms, "missing_assets", lambda names: {})
+    record = run_claim(claim, "smoke", seed=1, out=tmp_path / "runs")
+    assert record.entry("good", "data.stands_in_for") == {}
+    assert used[-1] == ("cifar10", "glyphs", "cifar10")
+
+
+def test_a_calculation_leaves_a_record_like_any_other(tmp_path, toy_document, monkeypatch):
+    monkeypatch.setitem(runner.CALCULATIONS, "sums", lambda out: {"good": {"total": 2.0}})
+    smoke = toy_document["settings"]["smoke"]
+    del smoke["config"]
+    claim = change_smoke(tmp_path, toy_document, calculation="sums")
+    record = run_claim(claim, "smoke", seed=0, out=tmp_path / "runs")
+    assert read_record(tmp_path / "runs/toy/smoke/seed0/record.json") == record
+    assert record.value("good", "metrics.total") == 2.0
+    assert not record.insecure
+
+
+def test_an_unknown_calculation_is_named(tmp_path, toy_document):
+    del toy_document["settings"]["smoke"]["config"]
+    claim = change_smoke(tmp_path, toy_document, calculation="sums")
+    with pytest.raises(ConfigError, match="calculation 'sums'; there are headline_averages"):
+        run_claim(claim, "smoke", seed=0, out=tmp_path / "runs")
+
+
+def toy_arms(claim):
+    return claim.setting("smoke").arms
