@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs
 SEED ?= 0
+IMAGE ?= privimage
+CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo smoke test check bench image clean
 
 setup: .venv/.installed
 
@@ -20,6 +22,14 @@ demo: setup
 	@$(BIN)/artifact report --out $(OUT)
 	@$(BIN)/artifact compare kick_the_tires --setting smoke --seed $(SEED) --out $(OUT)
 
+# every claim at its smallest setting, to its verdict
+smoke: setup
+	@for claim in $(CLAIMS); do \
+	  $(BIN)/artifact run $$claim --seed $(SEED) --out $(OUT) || exit $$?; done
+	@$(BIN)/artifact report --out $(OUT)
+	@for claim in $(CLAIMS); do \
+	  $(BIN)/artifact compare $$claim --seed $(SEED) --out $(OUT) || exit $$?; done
+
 test: setup
 	$(PYTEST)
 
@@ -28,10 +38,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/codespell
+	$(BIN)/hadolint Dockerfile
 	$(PYTEST)
 
 bench: setup
 	@for name in dp_step sampling frechet accounting; do PYTHONPATH=. $(BIN)/python bench/$$name.py || exit 1; done
+
+image:
+	docker build $(DOCKER_BUILD_FLAGS) --tag $(IMAGE) .
 
 clean:
 	rm -rf .venv runs out build *.egg-info

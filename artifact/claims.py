@@ -6,9 +6,10 @@ are reported together. Nothing in it is private.
 """
 
 import difflib
+import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,7 +24,10 @@ BETTER = ("higher", "lower", "exact")
 
 @dataclass(frozen=True)
 class ComputeMinutes:
-    """How long the machine works: measured or extrapolated, on named hardware."""
+    """How long the machine works: measured or extrapolated, on named hardware.
+
+    Extrapolated minutes are computed (`artifact.estimates`), at the rate of that hardware.
+    """
 
     hardware: str
     measured: float | None = None
@@ -33,32 +37,59 @@ class ComputeMinutes:
         if (self.measured is None) == (self.extrapolated is None):
             yield "measured, extrapolated: give one of them, in minutes"
 
+    @property
+    def minutes(self) -> float:
+        """Whichever of the two was given."""
+        minutes = self.extrapolated if self.measured is None else self.measured
+        assert minutes is not None  # problems() has seen to it
+        return minutes
+
     def __str__(self) -> str:
-        if self.measured is not None:
-            return f"{self.measured:g} min †"
-        return f"{self.extrapolated:g} min ★"
+        mark = "★" if self.measured is None else "†"
+        minutes = self.minutes
+        time = f"{minutes:g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
+        return f"{time} {mark}"
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a machine must offer; `data` names image sets that are not part of the bundle."""
+    """What a machine must offer. `data` names image sets that are not part of the bundle;
+    `public_data` too, but a run that takes a pre-trained model over does without them.
+    """
 
     ram_gib: float
     disk_gib: float
     gpu_memory_gib: float = 0.0
     data: tuple[str, ...] = ()
+    public_data: tuple[str, ...] = ()
+
+    @property
+    def all_data(self) -> tuple[str, ...]:
+        return (*self.data, *self.public_data)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One size at which a claim can be run. `arms` are runs that differ in the settings named."""
+    """One size at which a claim can be run. `arms` are runs that differ in the settings named.
+
+    `config` stands on top of the `recipe` (a file of `claims/recipes`); an arm may name a `preset`
+    of the paper instead. `donors` maps an arm to the arm whose query answer and pre-trained model
+    it takes over; its own ledger is charged for that query as well. `stand_ins` maps image sets
+    that may be absent to embedded ones, so that every stage can be seen to work anywhere. With
+    `calculation` nothing is trained: the arms are what that function of the bundle computes.
+    """
 
     human_minutes: float
     compute_minutes: ComputeMinutes
     needs: Needs
-    config: dict
     arms: dict
     main_arm: str
+    config: dict = field(default_factory=dict)
+    recipe: str | None = None
+    judged: bool = True  # False: shows that every stage executes, and nothing more
+    donors: dict = field(default_factory=dict)
+    stand_ins: dict = field(default_factory=dict)
+    calculation: str | None = None
 
     def problems(self) -> Iterator[str]:
         for name, overrides in self.arms.items():
@@ -66,16 +97,29 @@ class Setting:
                 yield f"arms.{name}: {overrides!r}; give a mapping of dotted settings, or {{}}"
         if self.main_arm not in self.arms:
             yield f"main_arm is {self.main_arm}; allowed are {', '.join(map(str, self.arms))}"
+        order = list(self.arms)
+        for arm, donor in self.donors.items():
+            if arm not in order or donor not in order or order.index(donor) >= order.index(arm):
+                yield f"donors.{arm}: {donor!r}; name an arm that stands before it in arms"
+        if self.calculation is not None and (self.config or self.recipe or self.donors):
+            yield "calculation goes without config, recipe and donors: nothing is trained"
 
 
 @dataclass(frozen=True)
 class Ordering:
-    """The claim that arm `first` does better than arm `second`."""
+    """The claim that arm `first` does better than arm `second`.
+
+    With a `margin`, only that it is not worse by more than that, in the metric's own unit.
+    """
 
     metric: str
     better: Literal["higher", "lower"]
     first: str
     second: str
+    margin: float = 0.0
+
+    def problems(self) -> Iterator[str]:
+        yield from margin_problems(self.margin)
 
 
 @dataclass(frozen=True)
@@ -90,6 +134,7 @@ class Claim:
     orderings: tuple
     settings: dict
     look_alikes: dict | None = None  # sensitive class: public classes that look like it
+    published_as: str | None = None  # its columns in expected_results/published.yaml
 
     def problems(self) -> Iterator[str]:
         for metric, better in self.measures.items():
@@ -99,6 +144,11 @@ class Claim:
             listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
             if not (isinstance(label, str) and listed):
                 yield f"look_alikes.{label}: give a quoted class name and a list of quoted names"
+
+    @property
+    def first_setting(self) -> str:
+        """The smallest one, which the others follow in order of size."""
+        return next(iter(self.settings))
 
     def setting(self, name: str) -> Setting:
         """The setting by name; ConfigError lists those there are."""
@@ -144,7 +194,7 @@ def load_claim(path: Path) -> Claim:
     settings = values.get("settings")
     if isinstance(settings, dict):
         built = {
-            name: build(Setting, setting, f"settings.{name}", faults)
+            name: build(Setting, _with_recipe(setting, path, faults), f"settings.{name}", faults)
             for name, setting in settings.items()
         }
         values = {**values, "settings": built}
@@ -157,6 +207,22 @@ def load_claim(path: Path) -> Claim:
     if faults:
         raise ConfigError(f"{path}: " + "; ".join(faults))
     return claim
+
+
+def _with_recipe(setting: Any, path: Path, faults: list[str]) -> Any:
+    """The setting with its recipe below its own `config`; sections are merged key by key."""
+    if not isinstance(setting, dict) or setting.get("recipe") is None:
+        return setting
+    recipe = path.parents[1] / "recipes" / f"{setting['recipe']}.yaml"
+    if not recipe.is_file():
+        there = ", ".join(sorted(file.stem for file in recipe.parent.glob("*.yaml"))) or "none"
+        faults.append(f"recipe: {setting['recipe']!r}; there are {there}")
+        return setting
+    config = read_mapping(recipe)
+    for section, values in (setting.get("config") or {}).items():
+        both = isinstance(values, dict) and isinstance(config.get(section), dict)
+        config[section] = {**config[section], **values} if both else values
+    return {**setting, "config": config}
 
 
 def build_each(
@@ -183,6 +249,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping, got {type(values).__name__}")
     return values
+
+
+def margin_problems(margin: float) -> Iterator[str]:
+    """What is wrong with an ordering's margin."""
+    if not 0 <= margin < math.inf:
+        yield f"margin is {margin:g}; give what `first` may be worse by, 0 or more"
 
 
 def _unknown_arms(claim: Claim) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`artifact`: what a reviewer types. doctor, list, show, run, compare, report, expect.
+"""`artifact`: what a reviewer types: doctor, list, show, fetch, run, compare, report, expect.
 
 Results go to stdout, progress and errors to stderr. A mistake that can be put right is one line
 and the exit code that `artifact.exit_codes` documents; success is always 0. The library is
@@ -10,17 +10,28 @@ import logging
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 from artifact import display
 from artifact.claims import Claim, find_claim, load_claims
+from artifact.compare import Comparison
 from artifact.compare import compare as compare_records
-from artifact.environment import as_json, examine, settings_here, unmet_needs
-from artifact.exit_codes import EnvironmentUnfitError, ExitCode
+from artifact.environment import as_json, examine
+from artifact.exit_codes import ExitCode
 from artifact.expected import expected_path, load_expected
-from artifact.records import find_records, record_folder
+from artifact.needs import all_assets, settings_here
+from artifact.preflight import (
+    INTERRUPTED,
+    TERMINATED,
+    EntryPoint,
+    Terminated,
+    check_entry,
+    check_machine,
+    stopped_by_sigterm,
+)
+from artifact.records import ClaimRecord, find_records, read_record, record_folder
 from artifact.wording import arm_progress
 from privimage.errors import UserError
 from privimage.progress import StageProgress
@@ -31,9 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ClaimName = Annotated[str, typer.Argument(metavar="CLAIM", help="a claim; `artifact list`")]
-SettingName = Annotated[str, typer.Option("--setting", help="size of the run")]
+SettingName = Annotated[
+    str | None, typer.Option("--setting", help="size of the run; default: the claim's first")
+]
 Out = Annotated[Path, typer.Option("--out", help="folder of the runs")]
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main() -> None:
@@ -61,14 +73,14 @@ def doctor(
     as_json_: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Check this machine, and say which claims and settings can run on it."""
-    findings, machine = examine(out)
-    settings = list(settings_here(load_claims(), machine))
+    claims = load_claims()
+    findings, machine = examine(out, all_assets(claims))
+    settings = list(settings_here(claims, machine))
     if as_json_:
         print(json.dumps(as_json(findings, machine, settings), indent=2))
     else:
         display.doctor(findings, settings)
-    can_run = any(state == "OK" for _, state, _ in settings)
-    if not can_run or any(finding.state == "FAIL" for finding in findings):
+    if not any(state == "OK" for _, state, _ in settings):
         raise typer.Exit(ExitCode.ENVIRONMENT_UNFIT)
 
 
@@ -88,45 +100,111 @@ def show(claim: ClaimName) -> None:
 @app.command()
 def run(
     claim: ClaimName,
-    setting: SettingName = "smoke",
+    setting: SettingName = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the public stages")] = 0,
     out: Out = Path("runs"),
     dry_run: Annotated[bool, typer.Option(help="show settings and budget, do nothing")] = False,
-    skip_checks: Annotated[bool, typer.Option(help="run even if needs are not met")] = False,
+    force: Annotated[bool, typer.Option("--force", help="run even if needs are not met")] = False,
+    entry: Annotated[
+        EntryPoint, typer.Option("--from", help="enter later, with the files of --files")
+    ] = EntryPoint.SCRATCH,
+    files: Annotated[
+        Path | None, typer.Option(help="for --from: the folder of a run, .../CLAIM/SETTING/seedN")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="a rehearsal: only the first steps of every stage")
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="log lines on stderr as well")] = False,
 ) -> None:
     """Run all arms of a claim; repeat the same command to continue a run that stopped."""
     found = find_claim(claim)
+    setting = setting or found.first_setting
     arms = found.setting(setting).arms
-
-    from artifact.runner import planned_ledger, resolve_arms, resolved_yaml, run_claim
-
-    if dry_run:
-        for arm, config in resolve_arms(found, setting, seed=seed).items():
-            display.plan(arm, arms[arm], resolved_yaml(config), *planned_ledger(config))
+    check_entry(entry, files)
+    if entry is EntryPoint.RECORDS and files is not None:
+        display.comparison(compare_records_of(found, setting, [read_record(files)]))
         return
-    if not skip_checks:
-        check_machine(found, setting, out)
+
+    out = out if max_minutes is None else out / "rehearsal"
+    if dry_run:
+        show_plan(found, setting, seed=seed, max_minutes=max_minutes)
+        return
+    check_machine(
+        found, setting, out, entry=entry, force=force
+    )  # a torch that is broken is named here
+
+    from artifact.arms import Source, resolve_arms
+    from artifact.runner import run_claim
+
+    if found.setting(setting).calculation is None:
+        resolve_arms(found, setting, seed=seed, max_minutes=max_minutes)  # its faults come first
     if verbose:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    expected = load_expected(found).get(setting)
+    load_expected(found)  # its faults, before the work
     folder = record_folder(out, found.id, setting, seed)
     print(f"{found.id}/{setting}, seed {seed}: {len(arms)} arms into {folder}", file=sys.stderr)
     try:
-        with StageProgress() as show:
+        with stopped_by_sigterm(), StageProgress() as show:
             progress = arm_progress(show, list(arms))
-            record = run_claim(found, setting, seed=seed, out=out, on_progress=progress)
-    except KeyboardInterrupt:
+            record = run_claim(
+                found,
+                setting,
+                seed=seed,
+                out=out,
+                source=Source(cast(Any, entry.value), files) if files else None,
+                max_minutes=max_minutes,
+                on_progress=progress,
+            )
+    except KeyboardInterrupt as stop:
         print("\ninterrupted; the same command continues the run", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    display.comparison(compare_records(found, setting, records=[record], expected=expected))
+        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        raise typer.Exit(code) from None
+    display.comparison(compare_records_of(found, setting, [record]))
     display.next_step(record, out)
+
+
+@app.command()
+def fetch(
+    assets: Annotated[
+        list[str] | None, typer.Argument(metavar="ASSET", help="default: all downloads")
+    ] = None,
+    archives: Annotated[
+        Path | None, typer.Option("--from", help="folder of the official archives")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="ImageNet: only these indices or WordNet ids, or a file")
+    ] = None,
+    verify_only: Annotated[bool, typer.Option("--verify-only", help="say what is there")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="never download")] = False,
+) -> None:
+    """Get image sets and weights, each checked; repeat the command to continue."""
+    from artifact.fetch import fetch_assets, verify_assets
+
+    try:
+        with StageProgress() as progress:
+            if not verify_only:
+                fetch_assets(
+                    assets or [],
+                    archives=archives,
+                    classes=classes,
+                    offline=offline,
+                    on_progress=progress,
+                )
+                return
+            states = verify_assets(assets or [], on_progress=progress)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    print(*states, sep="\n")
+    unwanted = {"missing", "damaged"} if assets else {"damaged"}
+    if unwanted & {state.state for state in states}:
+        raise typer.Exit(ExitCode.DATA_MISSING)
 
 
 @app.command()
 def compare(
     claim: ClaimName,
-    setting: SettingName = "smoke",
+    setting: SettingName = None,
     seed: Annotated[
         list[int] | None, typer.Option("--seed", help="repeat for several; default: all")
     ] = None,
@@ -134,48 +212,74 @@ def compare(
 ) -> None:
     """Obtained beside expected, with a verdict; exit code 0 only for PASS."""
     found = find_claim(claim)
+    setting = setting or found.first_setting
     found.setting(setting)
-    records = find_records(out, found.id, setting, seeds=seed)
-    expected = load_expected(found).get(setting)
-    result = compare_records(found, setting, records=records, expected=expected)
+    result = compare_records_of(found, setting, find_records(out, found.id, setting, seeds=seed))
     display.comparison(result)
     raise typer.Exit(result.exit_code)
 
 
 @app.command()
-def report(out: Out = Path("runs")) -> None:
+def report(
+    out: Out = Path("runs"),
+    records: Annotated[
+        Path | None,
+        typer.Option("--from", help="records alone: expected_results/reference_runs; default: OUT"),
+    ] = None,
+) -> None:
     """One HTML file and one Markdown file of everything under the output folder."""
     from artifact.report import write_report
 
-    if not out.is_dir():
-        raise UserError(f"{out} is not there; give the folder of your runs with --out")
-    for path in write_report(out, claims=load_claims()):
+    root = records or out
+    if not root.is_dir():
+        raise UserError(f"{root} is not there; give the folder of your runs with --out")
+    for path in write_report(out, claims=load_claims(), records=root):
         print(path)
 
 
 @app.command()
 def expect(
     claim: ClaimName,
-    records: Annotated[Path, typer.Option(help="folder of recorded runs (as --out of run)")],
-    setting: SettingName = "smoke",
+    records: Annotated[
+        Path | None,
+        typer.Option(help="folder of recorded runs (as --out of run); full: the paper's table"),
+    ] = None,
+    setting: SettingName = None,
 ) -> None:
-    """Derive expected values and tolerances from at least five recorded seeds."""
+    """Derive expected values and tolerances from five recorded seeds, or from the paper's table."""
+    from artifact.paper_bands import expected_from_paper
     from artifact.reference import expected_from_records, write_expected
 
     found = find_claim(claim)
+    setting = setting or found.first_setting
     found.setting(setting)
-    given = find_records(records, found.id, setting)
+    left_out: list[str] = []
+    if records is None:
+        section = expected_from_paper(found, setting)
+    else:
+        given = find_records(records, found.id, setting)
+        section, left_out = expected_from_records(found, setting, given)
     path = expected_path(found.id)
-    write_expected(path, found, setting, expected_from_records(found, setting, given))
-    print(path)
+    write_expected(path, found, setting, section)
+    print(path, *(f"left out: {line}" for line in left_out), sep="\n")
 
 
-def check_machine(claim: Claim, setting: str, out: Path) -> None:
-    """EnvironmentUnfitError if this machine lacks what the setting needs."""
-    _, machine = examine(out)
-    lacking = unmet_needs(claim.setting(setting), machine)
-    if lacking:
-        raise EnvironmentUnfitError(
-            f"{claim.id}/{setting} {' and '.join(lacking)}; `artifact doctor` shows what can "
-            "run here, and --skip-checks runs it all the same"
-        )
+def show_plan(claim: Claim, setting: str, *, seed: int, max_minutes: float | None) -> None:
+    """Settings and budget of every arm; a claim that only computes has neither."""
+    from artifact.arms import resolve_arms
+    from artifact.runner import planned_ledger, resolved_yaml
+
+    chosen = claim.setting(setting)
+    if chosen.calculation is not None:
+        print(f"{claim.id}/{setting} computes {', '.join(chosen.arms)}; nothing is trained")
+        return
+    configs = resolve_arms(claim, setting, seed=seed, max_minutes=max_minutes)
+    for arm, config in configs.items():
+        display.plan(arm, chosen.arms[arm], resolved_yaml(config), *planned_ledger(config))
+
+
+def compare_records_of(claim: Claim, setting: str, records: list[ClaimRecord]) -> Comparison:
+    """The records held against what is expected of the claim."""
+    return compare_records(
+        claim, setting, records=records, expected=load_expected(claim).get(setting)
+    )

@@ -22,6 +22,7 @@ COLORS = {
     "TREND": "bold yellow",
     "FAIL": "bold red",
     "INCONCLUSIVE": "bold",
+    "EXECUTES": "bold green",
     "NOT RUN": "dim",
 }
 FILE_WIDTH = 140
@@ -42,9 +43,12 @@ def first_steps() -> None:
 
 
 def doctor(findings: list[Finding], settings: list[tuple[str, str, str]]) -> None:
-    rows = [(finding.name, finding.state, finding.detail) for finding in findings]
-    _print(_table("This machine", ("check", "state", "found"), rows))
-    _print(_table("What can run here", ("claim/setting", "state", "takes"), settings))
+    rows = [(f.name, f.state, f.detail, f.remedy) for f in findings]
+    _print(_table("This machine", ("check", "state", "found", "what to do"), rows))
+    _print(_table("Claims here", ("claim/setting", "state", "takes, or why not"), settings))
+    can_run = [name for name, state, _ in settings if state == "OK"]
+    names = ", ".join(can_run) or "none"
+    print(f"{len(can_run)} of {len(settings)} settings can run here: {names}")
 
 
 def claim_list(claims: dict[str, Claim]) -> None:
@@ -64,11 +68,11 @@ def claim_list(claims: dict[str, Claim]) -> None:
                     gpu,
                     f"{needs.ram_gib:g} GiB",
                     f"{needs.disk_gib:g} GiB",
-                    ", ".join(needs.data) or "bundled",
+                    ", ".join(needs.all_data) or "bundled",
                 )
             )
     _print(_table("Claims", head, rows))
-    print("† measured, ★ extrapolated")
+    print("† measured; ★ extrapolated, see `python -m artifact.estimates`")
 
 
 def claim(claim: Claim, expected: dict[str, ExpectedSetting]) -> None:

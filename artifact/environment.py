@@ -1,34 +1,33 @@
-"""`artifact doctor`: what this machine offers, and which claims and settings can run on it.
+"""`artifact doctor`: one finding a line about this machine, with what to do where one is wanted.
 
-Torch is asked in a process of its own and after NVML, so that a broken installation is reported
-rather than suffered. Limits of a container (cgroup) count before those of the machine.
+`artifact run` examines the machine in the same way before any work. Torch is asked after NVML. The
+figures that a setting's needs are held against (`artifact.needs`) come from the same look.
 """
 
-import json
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from artifact.claims import Claim, Setting
-from artifact.gpu import GpuSurvey, driver_problem, survey_gpus
+from artifact.assets import missing_assets
+from artifact.exit_codes import EnvironmentUnfitError
+from artifact.gpu import Gpu, GpuSurvey, driver_problem, survey_gpus
+from artifact.limits import (
+    available_ram_bytes,
+    free_disk_bytes,
+    num_cpus,
+    shared_memory_bytes,
+    why_not_writable,
+)
+from artifact.needs import FID_WEIGHTS, GIB, Machine
+from artifact.torch_build import TorchBuild, probe_torch
 
-GIB = 2**30
 PYTHONS = ((3, 10), (3, 12))
 PACKAGES = ("numpy", "scipy", "scikit-learn", "opacus", "dp-accounting", "pytorch-fid")
-PROBE = """
-import json, torch
-available = torch.cuda.is_available()
-count = torch.cuda.device_count() if available else 0
-uuids = [str(torch.cuda.get_device_properties(i).uuid) for i in range(count)]
-print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "uuids": uuids}))
-"""
+SHARED_MEMORY_FOR_NCCL = GIB
 
 
 @dataclass(frozen=True)
@@ -38,58 +37,33 @@ class Finding:
     name: str
     state: str
     detail: str
+    remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The figures that a setting's needs are held against."""
-
-    ram_bytes: int
-    disk_bytes: int
-    gpu_free_bytes: int  # the largest that torch can use; 0 without one
-
-
-def examine(out: Path) -> tuple[list[Finding], Machine]:
-    """All findings, and the machine's figures; `out` is where runs will be written."""
+def examine(out: Path, assets: Iterable[str]) -> tuple[list[Finding], Machine]:
+    """All findings, and the machine; `out` is where runs will be written."""
+    if sys.platform != "linux":
+        raise EnvironmentUnfitError(
+            f"this system is {sys.platform}, and the bundle needs Linux; use the container image"
+        )
     survey = survey_gpus()
     torch = probe_torch()
-    ram, disk = available_ram_bytes(), _free_disk_bytes(out)
-    usable = usable_gpu_bytes(survey, torch)
-    findings = [_python(), _torch(torch), *_packages(), _gpu(survey, torch, usable)]
-    findings += [
-        Finding("memory", "OK", f"{ram / GIB:.1f} GiB available"),
-        Finding("processors", "OK", f"{num_cpus()} usable"),
-        Finding("disk", "OK" if disk else "FAIL", f"{disk / GIB:.1f} GiB free at {out}"),
-        *_writable(out),
-    ]
-    return findings, Machine(ram, disk, usable)
-
-
-def unmet_needs(setting: Setting, machine: Machine) -> list[str]:
-    """What the setting needs and the machine lacks, in words; empty if it can run."""
-    needs = setting.needs
-    figures = (
-        ("GPU memory", needs.gpu_memory_gib, machine.gpu_free_bytes),
-        ("memory", needs.ram_gib, machine.ram_bytes),
-        ("disk", needs.disk_gib, machine.disk_bytes),
+    usable = usable_gpus(survey, torch)
+    ram, disk = available_ram_bytes(), free_disk_bytes(out)
+    assets = sorted({*assets})
+    missing = missing_assets(assets)
+    findings = [_python(), _torch(torch), *_packages(), *_gpus(survey, torch, usable)]
+    findings += [*_limits(ram, disk, out, num_gpus=len(usable)), *_writable(out)]
+    findings += _assets(assets, missing)
+    machine = Machine(
+        ram_bytes=ram,
+        disk_bytes=disk,
+        gpu_free_bytes=usable[0].free_bytes if usable else 0,
+        gpu_problem=_gpu_problem(survey, torch, usable),
+        faults=tuple(f"{f.name}: {f.detail}; {f.remedy}" for f in findings if f.state == "FAIL"),
+        missing_data=missing,
     )
-    return [
-        f"needs {needed:g} GiB of {what}, {found / GIB:.1f} are free"
-        for what, needed, found in figures
-        if needed * GIB > found
-    ]
-
-
-def settings_here(claims: dict[str, Claim], machine: Machine) -> Iterator[tuple[str, str, str]]:
-    """(claim/setting, OK or WARN, what it takes or lacks) for every setting there is."""
-    for claim in claims.values():
-        for name, setting in claim.settings.items():
-            lacking = unmet_needs(setting, machine)
-            takes = f"{setting.compute_minutes} on {setting.compute_minutes.hardware}"
-            if setting.needs.data:
-                takes += f"; with {', '.join(setting.needs.data)}"
-            state = "WARN" if lacking else "OK"
-            yield f"{claim.id}/{name}", state, "; ".join(lacking) or takes
+    return findings, machine
 
 
 def as_json(
@@ -100,61 +74,35 @@ def as_json(
     return {"findings": list(map(asdict, findings)), "machine": asdict(machine), "settings": rows}
 
 
-def probe_torch(program: str = PROBE) -> dict[str, Any]:
-    """Version, CUDA version and UUIDs of the devices that torch can use; or {"error": why}."""
-    command = [sys.executable, "-c", program]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        return json.loads(done.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return {"error": "torch did not load within 120 s"}
-    except (IndexError, ValueError):
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        return {"error": f"torch cannot be imported: {lines[-1]}"}
+def usable_gpus(survey: GpuSurvey, torch: TorchBuild) -> list[Gpu]:
+    """The GPUs that torch can compute on, in its order (runs use the first), with what NVML says.
 
-
-def usable_gpu_bytes(survey: GpuSurvey, torch: dict[str, Any]) -> int:
-    """Free memory of the largest GPU that both NVML and torch see, matched by UUID."""
-    seen = {uuid.removeprefix("GPU-").removeprefix("MIG-") for uuid in torch.get("uuids", [])}
-    free = [g.free_bytes for g in survey.gpus if g.uuid.split("-", 1)[-1] in seen]
-    return max(free, default=0)
-
-
-def available_ram_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that new work can have: the machine's, or what a container leaves."""
-    fields = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
-        return available
-    return max(min(available, limit - used), 0)
-
-
-def num_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Processors that this process may use."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return max(min(allowed, round(int(quota) / int(period))), 1)
-    except (OSError, ValueError):
-        return allowed
+    Under MIG some drivers tell torch the UUID of the whole GPU: then the smallest instance counts.
+    """
+    usable = []
+    for device in filter(torch.has_kernels_for, torch.devices):
+        gpus = [g for g in survey.gpus if _same(device.uuid, g.uuid)]
+        gpus = gpus or [g for g in survey.gpus if g.mig_of and _same(device.uuid, g.mig_of)]
+        if gpus:
+            usable.append(min(gpus, key=lambda gpu: gpu.free_bytes))
+    return usable
 
 
 def _python() -> Finding:
     given = sys.version_info[:2]
-    fits = PYTHONS[0] <= given <= PYTHONS[1]
+    if PYTHONS[0] <= given <= PYTHONS[1]:
+        return Finding("Python", "OK", f"{given[0]}.{given[1]}")
     allowed = " to ".join(f"{major}.{minor}" for major, minor in PYTHONS)
-    detail = f"{given[0]}.{given[1]}" + ("" if fits else f"; use {allowed}")
-    return Finding("Python", "OK" if fits else "FAIL", detail)
+    return Finding("Python", "FAIL", f"{given[0]}.{given[1]}", f"use {allowed}, then make setup")
 
 
-def _torch(torch: dict[str, Any]) -> Finding:
-    if "error" in torch:
-        return Finding("torch", "FAIL", f"{torch['error']}; run make setup")
-    build = f"built for CUDA {torch['cuda']}" if torch["cuda"] else "built for CPU"
-    return Finding("torch", "OK", f"{torch['version']}, {build}")
+def _torch(torch: TorchBuild) -> Finding:
+    if torch.problem:
+        return Finding("torch", "FAIL", torch.problem, "make setup")
+    if torch.cuda is None:
+        return Finding("torch", "OK", f"{torch.version}, built for CPU")
+    detail = f"{torch.version}, built for CUDA {torch.cuda}, NCCL {torch.nccl or 'none'}"
+    return Finding("torch", "OK", f"{detail}, {' '.join(torch.architectures)}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -165,42 +113,106 @@ def _packages() -> Iterator[Finding]:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        yield Finding("packages", "FAIL", f"missing {', '.join(missing)}; run make setup")
+        yield Finding("packages", "FAIL", f"missing {', '.join(missing)}", "make setup")
     else:
         yield Finding("packages", "OK", ", ".join(found))
 
 
-def _gpu(survey: GpuSurvey, torch: dict[str, Any], usable: int) -> Finding:
+def _gpus(survey: GpuSurvey, torch: TorchBuild, usable: list[Gpu]) -> Iterator[Finding]:
     """Without a GPU the CPU settings still run, so the worst here is WARN."""
+    if survey.driver and torch.cuda:
+        old = driver_problem(survey.driver, torch.cuda)
+        remedy = "update the driver, or use the image for CPUs" if old else ""
+        detail = old or f"{survey.driver}, new enough for CUDA {torch.cuda}"
+        yield Finding("driver", "WARN" if old else "OK", detail, remedy)
     if survey.problem:
-        return Finding("GPU", "WARN", f"none ({survey.problem}); settings for a CPU will run")
-    names = ", ".join(f"{gpu.name}, {gpu.free_bytes / GIB:.0f} GiB free" for gpu in survey.gpus)
-    if torch.get("cuda") is None:
-        return Finding("GPU", "WARN", f"{names}; but torch is built for CPU: install a CUDA build")
-    old = driver_problem(survey.driver or "0", torch["cuda"])
-    if old:
-        return Finding("GPU", "WARN", f"{names}; {old}")
+        none = "" if survey.gpus else "none, so only settings for a CPU can run: "
+        yield Finding("GPU", "WARN", f"{none}{survey.problem}", survey.remedy)
+    if survey.gpus and not usable:
+        cause, remedy = _why_unusable(survey, torch)
+        yield Finding("GPU", "WARN", f"torch can use none: {cause}", remedy)
+    yield from (_gpu(gpu, usable) for gpu in survey.gpus)
+    if any(gpu.mig_of for gpu in survey.gpus):
+        detail = "the GPU is cut into instances; a process sees one, and only its memory"
+        yield Finding("MIG", "OK", detail)
+
+
+def _gpu(gpu: Gpu, usable: list[Gpu]) -> Finding:
+    name = "GPU instance" if gpu.mig_of else "GPU"
+    detail = f"{gpu.name}, {gpu.free_bytes / GIB:.1f} of {gpu.total_bytes / GIB:.1f} GiB free"
     if not usable:
-        return Finding("GPU", "WARN", f"{names}; but torch sees none: check CUDA_VISIBLE_DEVICES")
-    return Finding("GPU", "OK", f"{names}; driver {survey.driver}")
+        return Finding(name, "WARN", detail)
+    if gpu == usable[0]:
+        return Finding(name, "OK", f"{detail}; runs use it")
+    remedy = f"to use it instead: {gpu.choice}"
+    return Finding(name, "OK", f"{detail}; runs do not use it", remedy)
 
 
-def _free_disk_bytes(out: Path) -> int:
-    return shutil.disk_usage(_existing(out)).free
+def _why_unusable(survey: GpuSurvey, torch: TorchBuild) -> tuple[str, str]:
+    """(cause, remedy) where NVML shows GPUs and torch can use none of them."""
+    if torch.problem or torch.cuda is None:
+        return torch.problem or "torch is built for CPU", "make setup"
+    old = driver_problem(survey.driver or "0", torch.cuda)
+    if old:
+        return old, "update the driver"
+    if torch.devices and not any(map(torch.has_kernels_for, torch.devices)):
+        found = " ".join(sorted({"sm_{}{}".format(*d.capability) for d in torch.devices}))
+        built = " ".join(torch.architectures)
+        return f"they are {found}, and torch is built for {built}", "use a GPU of that kind"
+    return torch.warning or "they are hidden from it", "check CUDA_VISIBLE_DEVICES"
+
+
+def _gpu_problem(survey: GpuSurvey, torch: TorchBuild, usable: list[Gpu]) -> str:
+    """Why no GPU, or not the one with the most free memory, is used; else empty."""
+    if usable:
+        best = max(usable, key=lambda gpu: gpu.free_bytes)
+        if best == usable[0]:
+            return ""
+        free = f"{best.name} has {best.free_bytes / GIB:.1f} GiB free"
+        return f"{free}: set {best.choice}"
+    if not survey.gpus:
+        return f"{survey.problem}: {survey.remedy}"
+    return ": ".join(_why_unusable(survey, torch))
+
+
+def _limits(ram: int, disk: int, out: Path, *, num_gpus: int) -> Iterator[Finding]:
+    shared = shared_memory_bytes()
+    yield Finding("memory", "OK", f"{ram / GIB:.1f} GiB available")
+    yield Finding("processors", "OK", f"{num_cpus()} usable")
+    full = "" if disk else "free some space, or choose another place with --out"
+    yield Finding("disk", "FAIL" if full else "OK", f"{disk / GIB:.1f} GiB free at {out}", full)
+    detail = f"{shared / GIB:.2f} GiB"
+    if num_gpus > 1 and shared < SHARED_MEMORY_FOR_NCCL:
+        detail += ", too little for several GPUs at once"
+        yield Finding("shared memory", "WARN", detail, "in a container, run with --shm-size=1g")
+    else:
+        yield Finding("shared memory", "OK", detail)
 
 
 def _writable(out: Path) -> Iterator[Finding]:
-    places = {"output folder": out}
-    places["cache folder"] = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for name, place in places.items():
-        try:
-            with tempfile.TemporaryFile(dir=_existing(place)):
-                yield Finding(name, "OK", f"{place} can be written")
-        except OSError as error:
-            state = "FAIL" if name == "output folder" else "WARN"
-            yield Finding(name, state, f"{place}: {error.strerror}; choose another (--out)")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    places = (
+        ("output folder", out, "FAIL", "choose another place with --out"),
+        ("cache folder", cache, "WARN", "point XDG_CACHE_HOME at a folder that can be written"),
+    )
+    for name, place, state, remedy in places:
+        if reason := why_not_writable(place):
+            yield Finding(name, state, f"{place} cannot be written ({reason})", remedy)
+        else:
+            yield Finding(name, "OK", f"{place} can be written")
 
 
-def _existing(path: Path) -> Path:
-    """The path, or its nearest parent that exists."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+def _assets(assets: list[str], missing: dict[str, str]) -> Iterator[Finding]:
+    for name in assets:
+        if name not in missing:
+            yield Finding(name, "OK", "present")
+        elif name == FID_WEIGHTS:
+            detail = "missing: FID is not measured, a Frechet distance in other features is"
+            yield Finding(name, "WARN", detail, missing[name])
+        else:
+            yield Finding(name, "WARN", "missing", missing[name])
+
+
+def _same(torch_uuid: str, nvml_uuid: str) -> bool:
+    """True for the same UUID, whichever prefix (GPU-, MIG-) it is written with."""
+    return torch_uuid[-36:] == nvml_uuid[-36:]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from artifact.claims import Claim, build_each, claims_root, read_mapping
+from artifact.claims import Claim, build_each, claims_root, margin_problems, read_mapping
 from privimage.errors import ConfigError
 from privimage.strict import build
 
@@ -66,16 +66,18 @@ class ExpectedValue:
 
 @dataclass(frozen=True)
 class ExpectedOrdering:
-    """Arm `first` does better than arm `second`, paired by seed."""
+    """Arm `first` does better than arm `second`, or not worse by more than `margin`; by seed."""
 
     metric: str
     better: Literal["higher", "lower"]
     first: str
     second: str
     source: str
+    margin: float = 0.0
 
     def problems(self) -> Iterator[str]:
         yield from _needs_source(self.source)
+        yield from margin_problems(self.margin)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from privimage.durable import write_json_durably
 from privimage.errors import UserError
 
 FORMAT = 1
-ARM_FORMAT = 1  # privimage.pipeline.RECORD_FORMAT
+ARM_FORMAT = 1  # privimage.record.RECORD_FORMAT
 ARM_SECTIONS = ("metrics", "privacy", "selection", "model", "data", "timings_seconds")
 
 

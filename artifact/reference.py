@@ -1,20 +1,22 @@
 """From recorded runs to expected results: the bands that later runs are judged by.
 
 A measured value gets the 95 % prediction interval of at least five seeds, an exact one a numerical
-tolerance, a count one step below the worst run seen. Every entry names its source.
+tolerance, a count one step below the worst run seen. Every entry names its source, and what the
+runs do not bear out is left out and said.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from artifact.claims import Claim, read_mapping
-from artifact.intervals import mean_interval, prediction_interval
+from artifact.claims import Claim, Ordering, Setting, read_mapping
+from artifact.intervals import CONFIDENCE, mean_interval, prediction_interval
 from artifact.records import ClaimRecord
 from artifact.selection import num_look_alikes
+from artifact.wording import amount, arm_title, metric_title, ordering_text
 from privimage.durable import write_durably
 from privimage.errors import UserError
 
@@ -26,32 +28,48 @@ FRECHET_KEY = ("metrics.frechet_num_images", "metrics.frechet_reference_num_imag
 
 def expected_from_records(
     claim: Claim, setting_name: str, records: Sequence[ClaimRecord]
-) -> dict[str, Any]:
-    """One setting's section of the YAML; UserError with fewer than five complete seeds."""
+) -> tuple[dict[str, Any], list[str]]:
+    """One setting's section of the YAML, and what the runs do not bear out; five seeds or more."""
     setting = claim.setting(setting_name)
-    complete = [r for r in records if set(setting.arms) <= set(r.arms)]
-    if len(complete) < MIN_SEEDS:
-        raise UserError(
-            f"{len(complete)} complete records of {claim.id}/{setting_name}; a band needs at least "
-            f"{MIN_SEEDS} seeds: run more with --seed"
-        )
-    if any(record.insecure for record in complete) and not all(r.insecure for r in complete):
-        raise UserError("some records have seeded noise and some have not; do not mix them")
-    seeds = [record.seed for record in complete]
-    hardware = ", ".join(sorted({_hardware(record) for record in complete}))
-    num_bands = sum(better != "exact" for better in claim.measures.values())
-    values = [
-        _band(setting.main_arm, metric, better, complete, num_bands=num_bands)
+    complete = _complete_records(claim, setting_name, records)
+    arms = arms_with_bands(claim, setting)
+    measured = {
+        (arm, metric): better
+        for arm in arms
         for metric, better in claim.measures.items()
-    ]
-    bounds = [_promise(arm, complete) for arm in setting.arms]
-    return {
-        "seeds": seeds,
-        "hardware": hardware,
-        "values": values + bounds,
-        "orderings": [*_orderings(claim, complete)],
-        "selection": [*_selection(claim, setting.main_arm, complete)],
+        if any(record.value(arm, metric) is not None for record in complete)
     }
+    left_out = [
+        f"{metric_title(metric)}, {arm_title(arm)}: no record has it"
+        for arm in arms
+        for metric in claim.measures
+        if (arm, metric) not in measured
+    ]
+    num_bands = sum(better != "exact" for better in measured.values())
+    values = [
+        _band(arm, metric, better, complete, num_bands=num_bands)
+        for (arm, metric), better in measured.items()
+    ]
+    orderings, not_shown = _orderings(claim, complete)
+    section = {
+        "seeds": [record.seed for record in complete],
+        "hardware": ", ".join(sorted({_hardware(record) for record in complete})),
+        "values": values + [_promise(arm, complete) for arm in setting.arms],
+        "orderings": orderings,
+        "selection": _selection(claim, setting.main_arm, complete),
+    }
+    return section, left_out + not_shown
+
+
+def arms_with_bands(claim: Claim, setting: Setting) -> list[str]:
+    """The arms whose numbers are results: all of a table, else those that do well by the claim.
+
+    An arm that only stands second in the claim's orderings is a baseline, without a band.
+    """
+    if claim.published_as is not None:
+        return list(setting.arms)
+    results = {setting.main_arm, *(ordering.first for ordering in claim.orderings)}
+    return [arm for arm in setting.arms if arm in results]
 
 
 def write_expected(path: Path, claim: Claim, setting_name: str, section: dict[str, Any]) -> None:
@@ -87,47 +105,84 @@ def _band(
 
 
 def _promise(arm: str, records: Sequence[ClaimRecord]) -> dict[str, Any]:
-    target = max(_values(records, arm, "privacy.target_epsilon"))
+    return epsilon_bound(arm, max(_values(records, arm, "privacy.target_epsilon")))
+
+
+def epsilon_bound(arm: str, epsilon: float) -> dict[str, Any]:
+    """No run may spend more than it promised."""
     return {
         "metric": "privacy.epsilon",
         "arm": arm,
         "better": "lower",
-        "at_most": target,
+        "at_most": epsilon,
         "source": "the epsilon promised in the settings",
     }
 
 
-def _orderings(claim: Claim, records: Sequence[ClaimRecord]) -> Iterator[dict[str, Any]]:
+def _orderings(
+    claim: Claim, records: Sequence[ClaimRecord]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The orderings that the runs show with 95 % confidence, and a line on each of the others."""
+    shown, left_out = [], []
     for ordering in claim.orderings:
         first = _values(records, ordering.first, ordering.metric)
         second = _values(records, ordering.second, ordering.metric)
-        differences = [a - b for a, b in zip(first, second, strict=True)]
-        low, high = mean_interval(differences)
-        if (low <= 0) if ordering.better == "higher" else (high >= 0):
-            raise UserError(
-                f"{ordering.metric} of {ordering.first} is not reliably better than of "
-                f"{ordering.second} (95 % interval of the difference {low:.4g} to {high:.4g}); "
-                "the claim cannot be expected at this setting"
-            )
-        source = (
-            f"paired difference in {_runs(records)}: 95 % interval {low:.4g} to {high:.4g}, "
-            f"seed by seed {min(differences):.4g} to {max(differences):.4g}"
+        sign = 1 if ordering.better == "higher" else -1
+        gains = [sign * (a - b) for a, b in zip(first, second, strict=True)]
+        low, high = mean_interval(gains)
+        found = (
+            f"{CONFIDENCE:.0%} interval {amount(ordering.metric, low, high)}, seed by seed "
+            f"{amount(ordering.metric, min(gains), max(gains))}"
         )
-        yield {**vars(ordering), "source": source}
+        if low > -ordering.margin:
+            source = f"better, paired by seed, in {_runs(records)}: {found}"
+            shown.append({**_entry(ordering), "source": source})
+        else:
+            left_out.append(
+                f"{metric_title(ordering.metric)}, {ordering_text(ordering)}: the runs do not show "
+                f"it; better by: {found}"
+            )
+    return shown, left_out
 
 
-def _selection(
-    claim: Claim, main_arm: str, records: Sequence[ClaimRecord]
-) -> Iterator[dict[str, Any]]:
+def _entry(ordering: Ordering) -> dict[str, Any]:
+    return {key: value for key, value in vars(ordering).items() if key != "margin" or value}
+
+
+def _selection(claim: Claim, main_arm: str, records: Sequence[ClaimRecord]) -> list[dict[str, Any]]:
     if not claim.look_alikes:
-        return
+        return []
     counts = [num_look_alikes(claim.look_alikes, record, main_arm) for record in records]
     known = [count for count in counts if count is not None]
     if len(known) < len(counts):
         raise UserError(f"a record of arm {main_arm} has no selection; run the claim again")
-    if min(known) > 1:
-        source = f"{min(known)} to {max(known)} in {_runs(records)}; one below the lowest"
-        yield {"name": "look_alikes", "at_least": min(known) - 1, "source": source}
+    if min(known) <= 1:
+        return []
+    source = f"{min(known)} to {max(known)} in {_runs(records)}; one below the lowest"
+    return [{"name": "look_alikes", "at_least": min(known) - 1, "source": source}]
+
+
+def _complete_records(
+    claim: Claim, setting_name: str, records: Sequence[ClaimRecord]
+) -> list[ClaimRecord]:
+    """The records with all arms; UserError with fewer than five, or of kinds that do not mix."""
+    setting = claim.setting(setting_name)
+    if not setting.judged or setting.calculation is not None:
+        raise UserError(
+            f"{claim.id}/{setting_name} has no bands, since it is not judged or only computes; "
+            "choose another setting"
+        )
+    complete = [r for r in records if set(setting.arms) <= set(r.arms)]
+    if any(arm.get("stopped_early") for record in complete for arm in record.arms.values()):
+        raise UserError("a record is of a rehearsal (--max-minutes); its numbers mean nothing")
+    if len(complete) < MIN_SEEDS:
+        raise UserError(
+            f"{len(complete)} complete records of {claim.id}/{setting_name}; a band needs at least "
+            f"{MIN_SEEDS} seeds: run more with --seed"
+        )
+    if len({record.insecure for record in complete}) > 1:
+        raise UserError("some records have seeded noise and some have not; do not mix them")
+    return complete
 
 
 def _values(records: Sequence[ClaimRecord], arm: str, metric: str) -> list[float]:

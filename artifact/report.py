@@ -1,14 +1,16 @@
 """The report: what was obtained beside what is expected, in one HTML file and in Markdown.
 
-Everything found under the output folder is shown, finished or not, and what is missing is named.
-Pictures are of the lowest seed; numbers are over all seeds. It shows released things only:
-synthetic images, public images, numbers from the ledger and the evaluation.
+Everything found is shown, finished or not, and what is missing is named. Records alone are enough;
+pictures, curves and ledgers are there where run folders are. Pictures are of the lowest seed;
+numbers are over all seeds. It shows released things only: synthetic images, public images, numbers
+from the ledger and the evaluation.
 """
 
 import datetime
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,22 @@ import jinja2
 
 from artifact.claims import Claim
 from artifact.compare import MEANING, Comparison, compare
+from artifact.epsilons import AGAINST_PAPER, epsilon_panels
 from artifact.expected import load_expected
-from artifact.figures import curves_uri, png_uri, read_stats
+from artifact.figures import curves_uri, epsilons_uri, png_uri, read_stats
 from artifact.markup import Block, markdown_blocks
 from artifact.records import ClaimRecord, find_records, record_folder
-from artifact.tables import metric_rows, time_rows
+from artifact.tables import (
+    CellTable,
+    computed_tables,
+    metric_rows,
+    paper_table,
+    privacy_rows,
+    stage_table,
+)
 from artifact.wording import arm_title
 from privimage.durable import write_durably
+from privimage.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -31,9 +42,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 class ArmView:
     """What one arm left in its folder. Paths are relative to the report, for the Markdown."""
 
-    name: str
     title: str
-    is_finished: bool
     samples: str | None
     samples_path: str
     chosen: str | None
@@ -45,34 +54,47 @@ class ArmView:
 
 @dataclass(frozen=True)
 class Section:
-    """One claim at one setting."""
+    """One claim at one setting. A claim that only computes has neither arms nor their tables."""
 
     comparison: Comparison
     meaning: str
     arms: list[ArmView]
+    unfinished: list[str]
+    paper: CellTable | None
+    is_judged_by_paper: bool
+    computed: list[CellTable]
     metrics: list[list[str]]
-    times: list[list[str]]
+    stages: CellTable | None
+    privacy: list[list[str]]
+    epsilons: str | None
     curves: str | None
     statement: list[Block]
     environment: dict[str, Any]
     insecure: bool
-    look_alikes: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def unfinished(self) -> list[str]:
-        return [arm.title for arm in self.arms if not arm.is_finished]
+    look_alikes: dict[str, list[str]]
 
 
-def write_report(out: Path, *, claims: dict[str, Claim]) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into `out`, and return their paths."""
+def write_report(
+    out: Path, *, claims: dict[str, Claim], records: Path | None = None
+) -> tuple[Path, Path]:
+    """Write `report.html` and `report.md` into `out`, and return their paths.
+
+    `records` is where runs or shipped records lie, in CLAIM/SETTING; by default in `out`.
+    """
+    root = records or out
     found, absent = [], []
     for claim in claims.values():
         for setting in claim.settings:
-            section = collect_section(out, claim, setting)
+            section = collect_section(root, claim, setting, out=out)
             if section is None:
                 absent.append((claim, setting))
             else:
                 found.append(section)
+    if not found and root != out:
+        raise UserError(
+            f"{root} has no record of any claim; give the folder that holds "
+            "CLAIM/SETTING/seedN.json, such as expected_results/reference_runs"
+        )
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     paths = []
     for name in ("report.html", "report.md"):
@@ -94,43 +116,53 @@ def render(name: str, **context: Any) -> str:
     return environment.get_template(f"{name}.j2").render(**context)
 
 
-def collect_section(out: Path, claim: Claim, setting: str) -> Section | None:
-    """All there is of a claim at a setting; None if nothing was begun."""
-    folders = sorted((out / claim.id / setting).glob("seed*"), key=_seed_of)
+def collect_section(root: Path, claim: Claim, setting: str, *, out: Path) -> Section | None:
+    """All there is of a claim at a setting under `root`; None if nothing was begun."""
+    folders = sorted((root / claim.id / setting).glob("seed*"), key=_seed_of)
     if not folders:
         return None
-    records = find_records(out, claim.id, setting)
+    records = find_records(root, claim.id, setting)
     seed = records[0].seed if records else _seed_of(folders[0])
-    folder = record_folder(out, claim.id, setting, seed)
-    main = claim.setting(setting).main_arm
-    names = sorted(claim.setting(setting).arms, key=lambda arm: arm != main)
+    folder = record_folder(root, claim.id, setting, seed)
+    chosen = claim.setting(setting)
+    computes = chosen.calculation is not None
+    names = sorted(chosen.arms, key=lambda arm: arm != chosen.main_arm)
+    arms = [] if computes else names
     comparison = compare(
         claim, setting, records=records, expected=load_expected(claim).get(setting)
     )
-    statement = _read_text(folder / main / "privacy_statement.md")
+    checks = comparison.checks
     return Section(
         comparison=comparison,
         meaning=MEANING[comparison.verdict],
-        arms=[_arm_view(out, folder, arm, records) for arm in names],
-        metrics=metric_rows(claim, names, records),
-        times=time_rows(names, records),
-        curves=curves_uri({arm: read_stats(folder / arm / "stats.jsonl") for arm in names}),
-        statement=markdown_blocks(statement),
+        arms=[_arm_view(out, folder, arm, records) for arm in arms],
+        unfinished=[arm_title(arm) for arm in names if not _is_finished(arm, records)],
+        paper=paper_table(claim, setting, records, checks),
+        is_judged_by_paper=setting == AGAINST_PAPER,
+        computed=computed_tables(records, checks) if computes else [],
+        metrics=[] if computes else metric_rows(claim, arms, records),
+        stages=stage_table(arms, records),
+        privacy=privacy_rows(arms, records),
+        epsilons=epsilons_uri(epsilon_panels(claim, setting, records)),
+        curves=curves_uri({arm: read_stats(folder / arm / "stats.jsonl") for arm in arms}),
+        statement=markdown_blocks(_read_text(folder / chosen.main_arm / "privacy_statement.md")),
         environment=records[0].environment if records else {},
         insecure=any(record.insecure for record in records),
         look_alikes=claim.look_alikes or {},
     )
 
 
+def _is_finished(arm: str, records: Sequence[ClaimRecord]) -> bool:
+    return bool(records) and all(arm in record.arms for record in records)
+
+
 def _arm_view(out: Path, folder: Path, arm: str, records: Sequence[ClaimRecord]) -> ArmView:
     def relative(name: str) -> str:
-        return (folder / arm / name).relative_to(out).as_posix()
+        return Path(os.path.relpath(folder / arm / name, out)).as_posix()
 
     classes = records[0].entry(arm, "selection.classes") if records else None
     return ArmView(
-        name=arm,
         title=arm_title(arm),
-        is_finished=bool(records) and all(arm in record.arms for record in records),
         samples=png_uri(folder / arm / "samples.png"),
         samples_path=relative("samples.png"),
         chosen=png_uri(folder / arm / "query" / "chosen_classes.png"),

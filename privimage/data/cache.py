@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from privimage.data.image_set import ImageSet
 from privimage.data.npy import as_tensor
 from privimage.data.npz import read_arrays
+from privimage.data.places import user_folder
 from privimage.durable import write_durably
 from privimage.errors import DataInvalidError, RunFolderError
 
@@ -28,7 +28,7 @@ FORMAT = 1
 
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/privimage`, by default `~/.cache/privimage`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "privimage"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "privimage"
 
 
 def cached_image_set(

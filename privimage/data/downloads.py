@@ -47,7 +47,9 @@ def install(
             source = archives / file.name if archives else target
             if archives:
                 check_file(file, source, on_progress=on_progress)
-            elif not target.exists():
+            elif target.exists():
+                check_file(file, target, on_progress=on_progress)
+            else:
                 download_file(file, target, on_progress=on_progress)
             if name in CIFAR_FOLDERS:
                 _unpack(source, CIFAR_FOLDERS[name], data_root)
@@ -66,7 +68,10 @@ def download_file(
     file: PublishedFile, target: Path, *, on_progress: Progress | None = None
 ) -> None:
     """Fetch one file from the first address that has it, going on where an attempt stopped."""
-    by_hand = f"get {file.name} from {file.urls[0]} and put it at {target} ({file.checksum})"
+    by_hand = (
+        f"get {file.name} ({file.checksum}) from {file.urls[0]} into a folder, and repeat the "
+        "command with --from FOLDER"
+    )
     if is_offline():
         raise DataMissingError(
             f"{file.name} is not here, and PRIVIMAGE_OFFLINE forbids downloads; {by_hand}"

@@ -20,6 +20,7 @@ from privimage.data.image_tree import (
     without_wrapper,
 )
 from privimage.data.npz import read_arrays
+from privimage.data.places import PREPARED
 from privimage.data.preparation import Preparation
 from privimage.data.sources import FOLDER_PREFIX, default_data_root, locate
 from privimage.errors import DataInvalidError
@@ -30,6 +31,7 @@ NATIVE = {
     "fashion_mnist": Preparation(28, "grey"),
     "cifar10": Preparation(32, "rgb"),
     "cifar100": Preparation(32, "rgb"),
+    **{name: Preparation(size, "rgb") for name, size in PREPARED.items()},
 }
 
 

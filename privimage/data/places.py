@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from privimage.data.published_files import INCEPTION
+from privimage.errors import ConfigError
 
 SIZES = (32, 64)
 IMAGENET = {f"imagenet{size}": size for size in SIZES}
@@ -58,7 +59,7 @@ def find_place(name: str, split: str, *, data_root: Path) -> Place | None:
 
 def find_inception(data_root: Path) -> Path | None:
     """The weights for FID: in the data folder, or in torch's own download cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = user_folder("XDG_CACHE_HOME", ".cache")
     hub = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser() / "hub"
     candidates = (data_root / INCEPTION.name, hub / "checkpoints" / INCEPTION.name)
     return next((path for path in candidates if path.is_file()), None)
@@ -68,7 +69,17 @@ def default_data_root() -> Path:
     """`$PRIVIMAGE_DATA`, else `$XDG_DATA_HOME/privimage`, by default `~/.local/share/privimage`."""
     if given := os.environ.get("PRIVIMAGE_DATA"):
         return Path(given)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "privimage"
+    return user_folder("XDG_DATA_HOME", ".local/share") / "privimage"
+
+
+def user_folder(variable: str, below_home: str) -> Path:
+    """The folder that an XDG variable names, else its usual place; ConfigError without a home."""
+    if given := os.environ.get(variable):
+        return Path(given)
+    try:
+        return Path.home() / below_home
+    except RuntimeError as error:
+        raise ConfigError(f"this user has no home folder; set HOME or {variable}") from error
 
 
 def _cifar(name: str, data_root: Path) -> Iterator[Place]:

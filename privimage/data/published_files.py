@@ -39,7 +39,9 @@ class PublishedFile:
 
 def _idx_files(folder: str, addresses: tuple[str, ...], *digests: str) -> tuple[PublishedFile, ...]:
     names = [
-        f"{stem}-{kind}-ubyte.gz" for stem in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+        f"{stem}-{kind}-ubyte.gz"
+        for stem in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
     ]
     return tuple(
         PublishedFile(name, digest, urls=tuple(a + name for a in addresses), folder=folder)
@@ -96,7 +98,7 @@ CELEBA_ATTRIBUTES = PublishedFile("list_attr_celeba.txt", "75e246fa4810816ffd6ee
 
 
 def check_file(file: PublishedFile, path: Path, *, on_progress: Progress | None = None) -> None:
-    """DataInvalidError if `path` is cut off or another file, DataMissingError if it is not there."""
+    """DataInvalidError if `path` is cut off or another file, DataMissingError if there is none."""
     try:
         size = path.stat().st_size
         if file.num_bytes is not None and size != file.num_bytes:

@@ -6,7 +6,6 @@ caller asks for the cache. Nothing is downloaded unless the caller asks for that
 """
 
 import difflib
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from privimage.data.glyphs import render_glyphs, rendering_key
 from privimage.data.image_set import ImageSet
 from privimage.data.image_tree import SPLITS, read_image_tree
 from privimage.data.npz import read_npz
+from privimage.data.places import DOWNLOADED, default_data_root
 from privimage.data.preparation import Preparation
 from privimage.errors import ConfigError, DataMissingError
 
@@ -57,7 +57,7 @@ def load_image_set(
         return load_digits(split, preparation=preparation)
     if source == "glyphs":
         return load_glyphs(split, preparation=preparation, cache_dir=kept_in)
-    if download and source in published.PUBLISHED:
+    if download and source in DOWNLOADED:
         published.download(source, data_root=data_root)
     path, reader = locate(source, split, data_root=data_root)
     if (path / IMAGES).is_file():
@@ -138,13 +138,6 @@ def split_indices(labels: Int64[Tensor, " number"], split: str) -> Int64[Tensor,
     by_class = torch.argsort(labels, stable=True)
     is_test = torch.arange(len(labels)) % HELD_OUT_EVERY == 0
     return by_class[is_test if split == "test" else ~is_test].sort().values
-
-
-def default_data_root() -> Path:
-    """`$PRIVIMAGE_DATA`, else `$XDG_DATA_HOME/privimage`, by default `~/.local/share/privimage`."""
-    if given := os.environ.get("PRIVIMAGE_DATA"):
-        return Path(given)
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "privimage"
 
 
 def _unknown(source: str) -> str:

@@ -6,7 +6,6 @@ read from a local file and checked. The paper's artifact used NVIDIA's port: exp
 differences.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models.inception import Inception3
 
 from privimage.data.image_set import to_model_range
+from privimage.data.places import default_data_root, find_inception
 from privimage.durable import file_sha256
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation.frechet import FeatureStatistics
@@ -69,7 +69,7 @@ def inception_extractor(
 
     A named file that is missing, or any file with other content, is an error and never passed over.
     """
-    path = weights or find_inception_weights()
+    path = weights or find_inception(default_data_root())
     if path is None:
         return None
     network = _load_inception(path, sha256_prefix).to(device).eval()
@@ -79,17 +79,6 @@ def inception_extractor(
         return network(F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False))
 
     return Extractor("inception", 2048, device, features_of)
-
-
-def find_inception_weights() -> Path | None:
-    """Looks in $PRIVIMAGE_DATA (or the user's data folder), then in torch's own download cache."""
-    share = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
-    data_root = Path(os.environ.get("PRIVIMAGE_DATA") or share / "privimage")
-    candidates = [
-        data_root / INCEPTION_FILE,
-        Path(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE),
-    ]
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def extract_statistics(

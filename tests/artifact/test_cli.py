@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 
@@ -9,9 +10,10 @@ from artifact.exit_codes import ExitCode
 from artifact.expected import load_expected
 from artifact.gpu import GpuSurvey
 from artifact.records import write_record
+from artifact.torch_build import TorchBuild
 from privimage.errors import DataMissingError
 
-TORCH = {"version": "2.9.0", "cuda": None, "uuids": []}
+TORCH = TorchBuild(version="2.9.0")
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def artifact(toy, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def pipeline(monkeypatch, arm):
-    def fake(config, folder, *, shared, progress):
+    def fake(config, folder, *, shared, donor, progress):
         progress("pretrain", 2, 2)
         return arm(0.9 if config.selection.strategy == "semantic" else 0.5)
 
@@ -131,6 +133,14 @@ def test_an_interrupted_run_says_how_to_go_on(artifact, monkeypatch):
     assert (code, "same command continues" in err) == (130, True)
 
 
+def test_sigterm_stops_a_run_like_ctrl_c_with_a_code_of_its_own(artifact, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(runner, "run_pipeline", lambda *a, **k: signal.raise_signal(signal.SIGTERM))
+    code, _, err = artifact("run", "toy")
+    assert (code, "same command continues" in err) == (143, True)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_machine_that_lacks_what_a_setting_needs_exits_with_three(
     artifact, pipeline, monkeypatch
 ):
@@ -139,7 +149,7 @@ def test_a_machine_that_lacks_what_a_setting_needs_exits_with_three(
     assert code == ExitCode.ENVIRONMENT_UNFIT
     assert "GiB of memory" in err
     assert artifact("doctor")[0] == ExitCode.ENVIRONMENT_UNFIT
-    assert artifact("run", "toy", "--skip-checks")[0] == 0
+    assert artifact("run", "toy", "--force")[0] == 0
 
 
 def test_a_dry_run_prints_settings_and_ledger_and_writes_nothing(artifact, tmp_path):

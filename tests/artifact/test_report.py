@@ -1,13 +1,19 @@
+import dataclasses
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 
+import artifact
 from artifact.expected import expected_path
-from artifact.records import write_record
+from artifact.records import ClaimRecord, write_record
 from artifact.report import write_report
+from privimage.errors import UserError
 
 EXPECTED = {
     "seeds": [0],
@@ -59,8 +65,8 @@ def out(toy, tmp_path, record):
     return tmp_path / "runs"
 
 
-def reports(out, toy):
-    return [path.read_text() for path in write_report(out, claims={"toy": toy})]
+def reports(out, toy, **options):
+    return [path.read_text() for path in write_report(out, claims={"toy": toy}, **options)]
 
 
 def test_both_reports_show_verdict_expected_obtained_ledger_statement_and_machine(out, toy):
@@ -72,7 +78,7 @@ def test_both_reports_show_verdict_expected_obtained_ledger_statement_and_machin
 
 def test_the_html_is_one_file_that_asks_nobody_for_anything(out, toy):
     html, _ = reports(out, toy)
-    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    sources = re.findall(r'(?:src|href)="([^"#][^"]*)"', html)
     # two sample grids, the chosen classes, the curves
     assert len(sources) == 4
     assert all(source.startswith("data:image/") for source in sources)
@@ -130,4 +136,76 @@ def test_several_seeds_are_shown_as_mean_and_spread_and_real_images_beside_them(
     write_record(out / "toy/smoke/seed1/record.json", other)
     _, markdown = reports(out, toy)
     # mean of 0.9 and 0.8; their standard deviation is 0.1 / sqrt(2)
-    assert "| CNN accuracy ↑ | 0.85 ± 0.07071 | 0.5 | 0.97 |" in markdown
+    assert "| CNN accuracy ↑ | 0.85 ± 0.071 | 0.5 | 0.97 |" in markdown
+
+
+def test_shipped_records_alone_make_a_report_without_pictures(tmp_path, toy, record):
+    shipped = tmp_path / "shipped"
+    (shipped / "toy/smoke").mkdir(parents=True)
+    for seed in range(2):
+        write_record(shipped / f"toy/smoke/seed{seed}.json", record(seed, good=0.8 + seed / 10))
+    for text in reports(tmp_path / "new/out", toy, records=shipped):
+        assert "0.85 ± 0.071" in text
+        assert "ε PLD" in text
+        assert "Synthetic images" not in text
+        assert "Not finished" not in text
+
+
+def test_the_pictures_of_run_folders_elsewhere_are_found_from_the_report(out, tmp_path, toy):
+    _, markdown = reports(tmp_path / "deep/er", toy, records=out)
+    paths = re.findall(r"!\[[^]]*\]\(([^)]*)\)", markdown)
+    assert len(paths) == 3
+    assert all((tmp_path / "deep/er" / path).is_file() for path in paths)
+
+
+def test_a_folder_without_records_is_refused_where_records_were_asked_for(tmp_path, toy):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no record of any claim"):
+        write_report(tmp_path / "out", claims={"toy": toy}, records=tmp_path / "empty")
+
+
+def test_the_report_of_shipped_records_never_imports_torch(tmp_path):
+    root = Path(artifact.__file__).parents[1]
+    program = (
+        "import sys; from artifact.cli import main; "
+        f"sys.argv = ['artifact', 'report', '--from', {str(root)!r} "
+        f"+ '/expected_results/reference_runs', '--out', {str(tmp_path)!r}]; "
+        "import atexit; atexit.register(lambda: print('torch' in sys.modules)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        str(tmp_path / "report.html"),
+        str(tmp_path / "report.md"),
+        "False",
+    ]
+
+
+def test_a_claim_that_computes_has_its_values_and_no_empty_sections(tmp_path, toy):
+    setting = dataclasses.replace(toy.settings["smoke"], config={}, calculation="x")
+    claim = dataclasses.replace(toy, settings={"smoke": setting}, orderings=())
+    sections = ("privacy", "selection", "model", "data", "timings_seconds")
+    arm = {"format": 1, "insecure": False, "metrics": {"size": 42}} | {s: {} for s in sections}
+    folder = tmp_path / "runs/toy/smoke"
+    folder.mkdir(parents=True)
+    write_record(folder / "seed0.json", ClaimRecord("toy", "smoke", 0, {"good": arm}, {}, 1.0))
+    for text in reports(tmp_path / "runs", claim):
+        assert "Computed values" in text
+        assert "42" in text
+        assert "Not computed here" in text
+        for absent in ("results by arm", "Privacy", "Time and memory", "Synthetic", "continues"):
+            assert absent not in text
+
+
+def test_several_claims_are_listed_first_with_their_verdicts(out, toy, record):
+    other = dataclasses.replace(toy, id="other", title="Another")
+    folder = out / "other/smoke"
+    folder.mkdir(parents=True)
+    run = dataclasses.replace(record(), claim="other")
+    write_record(folder / "seed0.json", run)
+    html, markdown = write_report(out, claims={"toy": toy, "other": other})
+    assert 'href="#other-smoke"' in html.read_text()
+    assert 'id="other-smoke"' in html.read_text()
+    assert "| Another | smoke | 1 | INCONCLUSIVE |" in markdown.read_text()

@@ -6,15 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision import datasets
 
-from privimage.data import published
+from privimage.data import array_folder, places, published
+from privimage.data.cifar import CIFAR10, CIFAR100
+from privimage.data.places import DOWNLOADED, PREPARED, find_place, places_of
 from privimage.data.preparation import Preparation
-from privimage.data.published import PUBLISHED, find_published, places_of
+from privimage.data.published import find_published
+from privimage.data.published_files import INCEPTION
 from privimage.errors import DataInvalidError, DataMissingError
+from privimage.evaluation.features import INCEPTION_FILE, INCEPTION_SHA256_PREFIX
 
 GREY4 = Preparation(image_size=4, color="grey")
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -42,15 +48,17 @@ def test_mnist_is_read_in_the_layout_of_torchvision(mnist_root, split, count):
 
 
 def test_images_without_their_labels_are_refused(mnist_root):
-    write_idx(mnist_root / "MNIST/raw/train-labels-idx1-ubyte", np.arange(2))
+    labels = mnist_root / "MNIST/raw/train-labels-idx1-ubyte"
+    write_idx(labels, np.arange(2))
     _, reader = find_published("mnist", "train", data_root=mnist_root)
     with pytest.raises(DataInvalidError, match="3 images for 2 labels"):
         reader(GREY4)
+    labels.unlink()
+    assert find_place("mnist", "train", data_root=mnist_root) is None
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_every_set_may_be_an_image_folder_or_a_zip_of_one(tmp_path, name, monkeypatch):
-    monkeypatch.setitem(PUBLISHED, name, published.Published(torchvision_class="None"))
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist"])
+def test_every_set_may_be_an_image_folder_or_a_zip_of_one(tmp_path, name):
     folder = tmp_path / name / "test" / "owl"
     folder.mkdir(parents=True)
     Image.new("L", (4, 4), 7).save(folder / "1.webp", lossless=True)
@@ -64,45 +72,91 @@ def test_every_set_may_be_an_image_folder_or_a_zip_of_one(tmp_path, name, monkey
     assert reader(GREY4).images.unique().tolist() == [7]
 
 
+@pytest.mark.parametrize("name", DOWNLOADED)
+def test_every_downloaded_set_is_looked_for_as_a_zip_file_too(tmp_path, name):
+    assert tmp_path / f"{name}-train.zip" in paths_of(name, tmp_path)
+
+
 def test_what_is_missing_is_told_with_every_path_tried_and_a_remedy(tmp_path):
     with pytest.raises(DataMissingError) as caught:
         find_published("cifar10", "test", data_root=tmp_path)
     message = str(caught.value)
     for name in ("cifar-10-batches-py", "cifar10-test.zip", "cifar10/test"):
         assert str(tmp_path / name) in message
+    assert "artifact fetch cifar10," in message
     assert "PRIVIMAGE_DATA" in message
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_set_that_must_be_prepared_says_with_which_command(tmp_path, name):
+    with pytest.raises(DataMissingError, match=f"artifact fetch {name} --from FOLDER"):
+        find_published(name, "train", data_root=tmp_path)
+
+
+def test_a_half_written_set_of_arrays_is_not_taken_for_one(tmp_path):
+    folder = tmp_path / "imagenet32/train"
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", np.zeros((1, 3, 32, 32), np.uint8))
+    assert find_place("imagenet32", "train", data_root=tmp_path) is None
+
+
+def test_the_arrays_looked_for_are_those_that_are_read():
+    names = (array_folder.IMAGES, array_folder.LABELS, array_folder.CLASS_NAMES)
+    assert names == places.ARRAY_FILES
+
+
+def test_the_folders_of_cifar_are_those_that_are_read():
+    assert {"cifar10": CIFAR10.folder, "cifar100": CIFAR100.folder} == places.CIFAR_FOLDERS
+
+
+def test_the_weights_looked_for_are_those_that_are_loaded(tmp_path, monkeypatch):
+    assert (INCEPTION.name, INCEPTION.digest) == (INCEPTION_FILE, INCEPTION_SHA256_PREFIX)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    assert places.find_inception(tmp_path) is None
+    in_hub = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION.name
+    for path in (in_hub, tmp_path / INCEPTION.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert places.find_inception(tmp_path) == path
+
+
+def paths_of(name: str, root: Path) -> list[Path]:
+    return [place.path for place in places_of(name, "train", data_root=root)]
+
+
 def test_fashion_mnist_is_also_looked_for_where_debian_installs_it(tmp_path):
-    paths = [path for path, _ in places_of("fashion_mnist", "train", data_root=tmp_path)]
-    folder = Path("/usr/share/dataset-fashion-mnist")
-    assert folder / "train-images-idx3-ubyte.gz" in paths
+    paths = paths_of("fashion_mnist", tmp_path)
+    assert DEBIAN / "train-images-idx3-ubyte.gz" in paths
     assert tmp_path / "FashionMNIST/raw/train-images-idx3-ubyte" in paths
 
 
+@pytest.mark.skipif(not DEBIAN.exists(), reason="dataset-fashion-mnist is not installed")
+@pytest.mark.parametrize(("split", "count"), [("train", 60_000), ("test", 10_000)])
+def test_the_real_fashion_mnist_is_read_where_debian_installs_it(tmp_path, split, count):
+    path, reader = find_published("fashion_mnist", split, data_root=tmp_path)
+    image_set = reader(Preparation(28, "grey"))
+    assert path.parent == DEBIAN
+    assert image_set.images.shape == (count, 1, 28, 28)
+    assert image_set.labels.bincount().tolist() == [count // 10] * 10
+
+
 def test_garment_names_are_those_of_the_authors():
-    assert list(PUBLISHED["fashion_mnist"].class_names) == datasets.FashionMNIST.classes
+    assert list(published.GARMENTS) == datasets.FashionMNIST.classes
 
 
-def test_a_download_asks_torchvision_for_both_splits_and_explains_a_failure(tmp_path, monkeypatch):
+def test_a_set_that_is_there_is_not_downloaded_again(mnist_root, monkeypatch):
     asked = []
-
-    def offline(root, train, *, download):
-        asked.append((root, train, download))
-        if not train:
-            raise OSError("no route to host")
-
-    monkeypatch.setattr(datasets, "CIFAR10", offline)
-    with pytest.raises(DataMissingError, match=r"could not be downloaded .*no route to host"):
-        published.download("cifar10", data_root=tmp_path)
-    assert asked == [(tmp_path, True, True), (tmp_path, False, True)]
+    monkeypatch.setattr(published, "install", lambda name, data_root: asked.append(name))
+    published.download("mnist", data_root=mnist_root)
+    assert asked == []
+    published.download("cifar10", data_root=mnist_root)
+    assert asked == ["cifar10"]
 
 
 def real_data_root() -> Path | None:
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    roots = [Path(os.environ["PRIVIMAGE_DATA"])] if "PRIVIMAGE_DATA" in os.environ else [beside]
-    return next((root for root in roots if (root / "cifar10-test.zip").exists()), None)
+    given = os.environ.get("PRIVIMAGE_DATA")
+    return Path(given) if given and (Path(given) / "cifar10-test.zip").exists() else None
 
 
 @pytest.mark.skipif(real_data_root() is None, reason="cifar10-test.zip is not in PRIVIMAGE_DATA")

@@ -10,13 +10,13 @@ import torch
 from pytorch_fid import inception as fid
 from torch import Tensor, nn
 
+from privimage.data.places import default_data_root, find_inception
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation import features
 from privimage.evaluation.features import (
     INCEPTION_FILE,
     Extractor,
     extract_statistics,
-    find_inception_weights,
     inception_extractor,
     query_network_extractor,
 )
@@ -81,7 +81,7 @@ def test_weights_are_found_in_the_data_folder_and_in_torchs_cache(empty_folders,
     path = empty_folders / place / INCEPTION_FILE
     path.parent.mkdir(parents=True)
     path.touch()
-    assert find_inception_weights() == path
+    assert find_inception(default_data_root()) == path
 
 
 def test_found_weights_with_other_content_are_an_error(empty_folders):
