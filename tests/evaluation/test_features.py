@@ -34,7 +34,7 @@ def images(num: int, *, num_channels: int = 1, size: int = 8) -> Tensor:
 @pytest.fixture
 def empty_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PRIVIMAGE_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     return tmp_path
 
 
