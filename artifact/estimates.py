@@ -245,10 +245,10 @@ def dp_step_rate(path: Path) -> float:
 
 
 def estimable(claims: dict[str, Claim]) -> Iterator[tuple[Claim, str]]:
-    """Settings on published images; the others run in minutes anywhere, and are measured."""
+    """Settings on published images that no machine of ours has run; the others are measured."""
     for claim in claims.values():
         for name, setting in claim.settings.items():
-            if setting.calculation is None and setting.needs.all_data:
+            if setting.compute_minutes.measured is None:
                 yield claim, name
 
 
