@@ -1,0 +1,131 @@
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+
+from artifact import cli
+from artifact.claims import load_claims
+
+ROOT = Path(__file__).parents[1]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+DOCUMENT = (ROOT / "docs/container.md").read_text()
+SCRIPTS = ("deploy/entrypoint.sh", "deploy/slurm.sbatch", "tests/container/check.sh", ".ci/run")
+JOB = [*yaml.safe_load_all((ROOT / "deploy/kubernetes-job.yaml").read_text())]
+
+
+def documented_commands():
+    """The lines of all code blocks, a continued line being one."""
+    for block in re.findall(r"```\n(.*?)```", DOCUMENT, re.DOTALL):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def documented_runs():
+    """(claim, setting) of every line `artifact run CLAIM --setting SETTING`."""
+    for line in documented_commands():
+        if line.startswith("artifact run "):
+            _, _, claim, _, setting = shlex.split(line)
+            yield claim, setting
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_scripts_parse_and_can_be_executed(path):
+    subprocess.run(["bash", "-n", ROOT / path], check=True)
+    assert (ROOT / path).stat().st_mode & 0o111 or path.endswith(".sbatch")
+
+
+def test_documented_commands_parse():
+    commands = "\n".join(documented_commands())
+    subprocess.run(["bash", "-n"], input=commands, text=True, check=True)
+
+
+@pytest.mark.parametrize("path", ["README.md", "deploy/entrypoint.sh"])
+def test_the_four_commands_are_the_same_wherever_they_stand(path):
+    four = [line for line in documented_commands() if "docker" in line][:4]
+    lines = [line.strip() for line in (ROOT / path).read_text().splitlines()]
+    start = lines.index(four[0])
+    assert lines[start : start + 4] == four
+
+
+@pytest.mark.parametrize("document", JOB, ids=lambda document: document["kind"])
+def test_kubernetes_documents_satisfy_the_strict_schema(document):
+    kubernetes_validate.validate(document, "1.31", strict=True)
+
+
+def test_every_claim_has_its_line_for_a_machine_without_a_gpu_and_every_line_its_setting():
+    claims = load_claims()
+    runs = [*documented_runs()]
+    assert {(claim.id, claim.first_setting) for claim in claims.values()} <= {*runs}
+    for claim, setting in runs:
+        assert setting in claims[claim].settings
+
+
+def test_the_job_and_the_batch_file_run_claims_that_exist():
+    arguments = JOB[1]["spec"]["template"]["spec"]["containers"][0]["args"]
+    batch = (ROOT / "deploy/slurm.sbatch").read_text()
+    found = re.search(r"claim=\$\{1:-(\w+)\} setting=\$\{2:-(\w+)\}", batch)
+    assert found
+    claims = load_claims()
+    for claim, setting in ((arguments[1], arguments[3]), found.groups()):
+        assert setting in claims[claim].settings
+
+
+def test_compose_runs_without_privileges_and_reserves_a_gpu_only_where_asked():
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert {volume.split(":")[1] for volume in service["volumes"]} == {
+            "/runs",
+            "/data",
+            "/cache",
+        }
+    assert "deploy" not in services["artifact"]
+    assert services["gpu"]["profiles"] == ["gpu"]
+
+
+def test_any_builder_of_the_last_years_builds_the_image():
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert bases == ["debian:bookworm-slim"] * 2
+    assert "# syntax" not in DOCKERFILE
+    assert "<<" not in DOCKERFILE
+
+
+def test_the_source_is_the_last_thing_that_enters_the_image():
+    copied = re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE)
+    assert copied == [
+        "pyproject.toml requirements.txt ./",
+        "--from=dependencies /opt/venv /opt/venv",
+        ". .",
+    ]
+
+
+def test_only_named_parts_of_the_checkout_enter_the_image():
+    first, *rules = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    assert first == "*"
+    for rule in rules:
+        assert not rule.startswith("!") or (ROOT / rule[1:]).exists()
+    assert not {"!tests", "!runs", "!out", "!.git"} & {*rules}
+
+
+def test_the_label_names_the_version_of_the_project():
+    project = (ROOT / "pyproject.toml").read_text()
+    version = re.findall(r'^version = (".*")', project, re.MULTILINE)
+    assert version == re.findall(r'image\.version=(".*?")', DOCKERFILE)
+
+
+def test_the_container_check_calls_every_command():
+    # a program of that name in the image would be run in its place
+    names = typer.main.get_command(cli.app).list_commands(None)  # type: ignore[attr-defined]
+    checked = (ROOT / "tests/container/check.sh").read_text()
+    found = re.search(r"for command in (.*); do", checked)
+    assert found
+    assert {*found[1].split()} == {*names}
