@@ -85,7 +85,7 @@ pretrain(denoiser, subset, settings, conditional=True, seed=0).copy_to(denoiser)
 tuning = FinetuneConfig(learning_rate=2e-3, noise_multiplicity=4, ema_rate=0.9)
 finetune(
     denoiser, private, tuning, plan, ledger=ledger, source=source, seed=0
-).copy_to(denoiser)  # fmt: skip
+).average.copy_to(denoiser)  # fmt: skip
 
 # 6. sample   7. measure
 images, labels = generate_images(

@@ -28,11 +28,12 @@ from artifact.records import (
     record_folder,
     write_record,
 )
+from privimage.budget import plan_mechanisms
 from privimage.config import RunConfig
 from privimage.donor import Donor
 from privimage.environment import describe_environment
 from privimage.errors import ConfigError, UserError
-from privimage.pipeline import locked, plan_mechanisms, run_pipeline
+from privimage.pipeline import locked, run_pipeline
 from privimage.privacy.accounting import compute_epsilon
 
 logger = logging.getLogger(__name__)

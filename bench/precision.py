@@ -28,7 +28,7 @@ from privimage.privacy.rng import insecure_source
 from privimage.stages import ImageSets, Run
 from privimage.stages.model import new_denoiser
 from privimage.stages.semantic import trained_query_network
-from privimage.training.checkpoint import load_weights
+from privimage.checkpoint import load_weights
 from privimage.training.runlog import silent
 
 CPU = torch.device("cpu")

@@ -13,6 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from privimage.budget import plan_mechanisms
 from privimage.config import RunConfig, load_config
 from privimage.data.native import native_preparation
 from privimage.data.preparation import Preparation
@@ -20,7 +21,7 @@ from privimage.data.sources import load_image_set
 from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
-from privimage.pipeline import may_cache, plan_mechanisms, run_pipeline
+from privimage.pipeline import may_cache, run_pipeline
 from privimage.presets import preset_settings
 from privimage.progress import StageProgress
 

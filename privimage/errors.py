@@ -33,3 +33,9 @@ class DataInvalidError(UserError):
     """An image set was found but cannot be read safely."""
 
     exit_code = 4
+
+
+class MemoryRanOutError(UserError):
+    """The machine or the GPU has less memory than the work needs."""
+
+    exit_code = 3

@@ -45,10 +45,10 @@ def finish(
     inputs: dict[str, Any],
     outputs: Iterable[str],
     *,
-    measured: dict[str, float],
+    facts: dict[str, float],
 ) -> None:
     """Say that the stage is done; the outputs (paths inside the folder) lie finished on the
-    disk. `measured` holds its `seconds` and, where known, its peak memory.
+    disk. `facts` are its `seconds` and, where known, its peak memory and its charges.
     """
     hashes = {name: file_sha256(folder / name) for name in outputs}
     write_json_durably(
@@ -59,7 +59,7 @@ def finish(
             "state": "done",
             "inputs": inputs,
             "outputs": hashes,
-            **measured,
+            **facts,
         },
     )
 

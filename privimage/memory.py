@@ -1,12 +1,16 @@
-"""Peak memory of this process while a stage runs, as the kernel and the GPU's allocator count it.
+"""Memory while a stage runs: its peak, and what to do where it runs out.
 
-Linux resets the high-water mark of the resident memory on request; where it may not be asked the
-figure is left out rather than guessed.
+The kernel and the GPU's allocator count it. Linux resets the high-water mark of the resident memory
+on request; where it may not be asked the figure is left out rather than guessed.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from privimage.errors import MemoryRanOutError
 
 MIB = 2**20
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -32,3 +36,24 @@ def peaks_mib(device: torch.device, *, was_reset: bool) -> dict[str, int]:
     if device.type == "cuda":
         peaks["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) // MIB
     return peaks
+
+
+@contextmanager
+def explained(stage: str) -> Iterator[None]:
+    """Inside, an allocation that fails becomes a MemoryRanOutError that says what helps."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_failed_allocation(error):
+            raise
+        raise MemoryRanOutError(
+            f"memory ran out in stage {stage}; use performance.strategy loop (or a smaller "
+            "micro_batch_size), smaller batches of the stage, or a machine with more memory, and "
+            "repeat the command: it continues what is there"
+        ) from error
+
+
+def _is_failed_allocation(error: Exception) -> bool:
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    # torch's allocator for the CPU raises a plain RuntimeError
+    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)

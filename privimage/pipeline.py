@@ -8,8 +8,7 @@ else in the folder is public or released through the ledger.
 
 import fcntl
 import logging
-import math
-import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,17 @@ import torch
 import yaml
 
 from privimage import manifest, memory
-from privimage.config import PrivacyConfig, RunConfig
+from privimage.budget import (
+    data_key,
+    open_ledger,
+    plan_mechanisms,
+    random_source,
+    refuse_changed_release,
+    refuse_older_ledger,
+    refuse_other_settings,
+    reserve,
+)
+from privimage.config import RunConfig
 from privimage.data.image_set import ImageSet
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
@@ -29,19 +38,13 @@ from privimage.donor import Donor
 from privimage.durable import write_durably, write_json_durably
 from privimage.errors import ConfigError, RunFolderError
 from privimage.hardware import usable_cores
-from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
-from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.rng import RandomSource, insecure_source, secure_source
 from privimage.record import MEASURED, make_record, write_statement
-from privimage.semantics.query import QUERY, check_selection_fits, query_mechanism
+from privimage.semantics.query import QUERY, check_selection_fits
 from privimage.stages import STAGES, ImageSets, Run, Stage
-from privimage.training.finetune import DP_SGD
+from privimage.stages.run import checkpoint_folder
 from privimage.training.runlog import Progress, silent
 
 logger = logging.getLogger(__name__)
-# settings that a charge fixes: they shaped what was released
-BEFORE_QUERY = ("seed", "data", "privacy", "query_network")
-BEFORE_DP_SGD = (*BEFORE_QUERY, "selection", "network", "pretrain", "finetune")
 
 
 def run_pipeline(
@@ -68,11 +71,12 @@ def run_pipeline(
     with locked(folder):
         source = random_source(config)
         ledger = open_ledger(config, folder, sets, source, donor)
+        refuse_older_ledger(folder, ledger)
         refuse_other_settings(config, folder, ledger)
         reserve(ledger, plan, donor)
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
-        key = _data_key(folder)
+        key = data_key(folder)
         real_test_id = None if sets.real_test is None else sets.real_test.fingerprint(key)
         run = Run(
             config, sets, folder, shared or folder, ledger, source, progress, real_test_id, donor
@@ -134,100 +138,6 @@ def check_fits(config: RunConfig, sets: ImageSets, *, needs_public: bool = True)
         )
 
 
-def plan_mechanisms(config: RunConfig) -> dict[str, Mechanism]:
-    """What will be charged: the query (if asked) and DP-SGD with the noise that the rest allows."""
-    privacy, plan = config.privacy, {}
-    if config.selection.strategy == "semantic":
-        plan[QUERY] = query_mechanism(privacy.query_noise_multiplier)
-    plan[DP_SGD] = Mechanism(
-        noise_multiplier=calibrated_multiplier(privacy, tuple(plan.values())),
-        sampling_rate=privacy.sampling_rate,
-        count=privacy.num_steps,
-    )
-    return plan
-
-
-def calibrated_multiplier(privacy: PrivacyConfig, spent: tuple[Mechanism, ...]) -> float:
-    """The smallest DP-SGD noise multiplier that keeps query and training within the promise."""
-    return calibrate_noise_multiplier(
-        spent,
-        sampling_rate=privacy.sampling_rate,
-        count=privacy.num_steps,
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        accountant=privacy.accountant,
-    )
-
-
-def random_source(config: RunConfig) -> RandomSource:
-    """The operating system's randomness, or a seeded source that marks everything it touches."""
-    if not config.privacy.insecure_for_reproduction:
-        return secure_source()
-    return insecure_source(config.seed, insecure_for_reproduction=True)
-
-
-def open_ledger(
-    config: RunConfig,
-    folder: Path,
-    sets: ImageSets,
-    source: RandomSource,
-    donor: Donor | None = None,
-) -> PrivacyLedger:
-    """The run's ledger; it names the sensitive set by a hash keyed with `private/data_key`.
-
-    The ledger of a model that is taken over comes with it, and names the images as the donor did.
-    """
-    if donor is not None and donor.brings_ledger:
-        data_id = donor.take_over_ledger(folder)
-    else:
-        data_id = sets.sensitive.fingerprint(_data_key(folder))
-    return PrivacyLedger.load_or_create(
-        folder / "ledger.json",
-        epsilon=config.privacy.epsilon,
-        delta=config.privacy.delta,
-        accountant=config.privacy.accountant,
-        data_id=data_id,
-        random_source=source,
-    )
-
-
-def reserve(ledger: PrivacyLedger, plan: dict[str, Mechanism], donor: Donor | None) -> None:
-    """Set the budget aside; a ledger that was taken over must have spent it as planned here."""
-    if donor is None or not donor.brings_ledger:
-        for name, mechanism in plan.items():
-            ledger.reserve(name, mechanism)
-        return
-    for name, mechanism in plan.items():
-        spent = ledger.reserved.get(name)
-        as_planned = spent is not None and (
-            (spent.sampling_rate, spent.count) == (mechanism.sampling_rate, mechanism.count)
-            and math.isclose(spent.noise_multiplier, mechanism.noise_multiplier, rel_tol=0.01)
-        )
-        if not as_planned:
-            raise RunFolderError(
-                f"the model of {donor.folder} was made with {name} as {spent}, and the settings "
-                f"say {mechanism}; take over a model that was made with these settings"
-            )
-
-
-def refuse_other_settings(config: RunConfig, folder: Path, ledger: PrivacyLedger) -> None:
-    """RunFolderError, before anything is touched, if budget was spent here under other settings."""
-    path = folder / "config.yaml"
-    charged = [name for name in (QUERY, DP_SGD) if ledger.charged(name)]
-    if not charged or not path.exists():
-        return
-    before, now = yaml.safe_load(path.read_text()), config.to_dict()
-    for settings in (before, now):
-        settings["data"].pop("evaluate_on", None)  # what results are compared with may change
-    fixed = BEFORE_DP_SGD if DP_SGD in charged else BEFORE_QUERY
-    changed = [section for section in fixed if before.get(section) != now[section]]
-    if changed:
-        raise RunFolderError(
-            f"{folder} has already spent privacy budget with other settings of "
-            f"{', '.join(changed)}; go back to those in {path}, or use a new run folder"
-        )
-
-
 def run_stage(run: Run, stage: Stage) -> dict[str, float]:
     """Run one stage unless it is done; returns what it took, now or then: seconds and memory."""
     folder = run.shared if stage.is_shared else run.folder
@@ -239,14 +149,17 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
     donor = run.donor if run.donor is not None and run.donor.gives(stage.name) else None
     is_paid_elsewhere = donor is not None and donor.brings_ledger
     if stage.charges and run.ledger.charged(stage.charges) and not is_paid_elsewhere:
-        refuse_second_release(run, stage, inputs, is_repeatable=stage.resumes or donor is not None)
+        refuse_changed_release(folder, stage.name, inputs)
     manifest.start(folder, stage.name, inputs)
     was_reset = memory.reset_peaks(run.device)
     started = time.monotonic()
-    outputs = take_over(run, stage, donor, folder) if donor else stage.work(run)
+    with memory.explained(stage.name):
+        outputs = take_over(run, stage, donor, folder) if donor else stage.work(run)
     measured: dict[str, float] = {"seconds": round(time.monotonic() - started, 2)}
     measured |= memory.peaks_mib(run.device, was_reset=was_reset)
-    manifest.finish(folder, stage.name, inputs, outputs, measured=measured)
+    charged = {"charged": run.ledger.charged(stage.charges)} if stage.charges else {}
+    manifest.finish(folder, stage.name, inputs, outputs, facts=measured | charged)
+    shutil.rmtree(checkpoint_folder(folder, stage.name), ignore_errors=True)
     logger.info("%s: %.1f s", stage.name, measured["seconds"])
     return measured
 
@@ -262,19 +175,6 @@ def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:
         if not run.ledger.charged(QUERY):
             run.ledger.charge(QUERY)
     return donor.take_over(stage.name, folder)
-
-
-def refuse_second_release(run: Run, stage: Stage, inputs: dict, *, is_repeatable: bool) -> None:
-    """A private stage that has already been charged may only be continued, never done
-    differently.
-    """
-    changed = manifest.was_started_otherwise(run.folder, stage.name, inputs)
-    if changed or not is_repeatable:
-        reason = "with other settings" if changed else "and its result is no longer here"
-        raise RunFolderError(
-            f"{run.folder} has already spent privacy budget on {stage.name} {reason}; "
-            "doing it again would spend it twice: use a new run folder"
-        )
 
 
 @contextmanager
@@ -297,13 +197,3 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another process; wait for it or choose another run folder"
             ) from error
         yield
-
-
-def _data_key(folder: Path) -> bytes:
-    path = folder / "private" / "data_key"
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note = b"PRIVATE: data_key names the sensitive set in the ledger. Never publish it.\n"
-        write_durably(path.parent / "README", note, mode=0o600)
-        write_durably(path, secrets.token_bytes(32), mode=0o600)
-    return path.read_bytes()

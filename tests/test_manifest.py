@@ -7,7 +7,7 @@ INPUTS = {"network": {"widths": [8]}, "seed": 0}
 def finished_stage(folder):
     manifest.start(folder, "stage", INPUTS)
     write_durably(folder / "result", b"numbers")
-    manifest.finish(folder, "stage", INPUTS, ["result"], measured={"seconds": 1.5})
+    manifest.finish(folder, "stage", INPUTS, ["result"], facts={"seconds": 1.5})
 
 
 def test_a_finished_stage_with_the_same_inputs_is_done(tmp_path):

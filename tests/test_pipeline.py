@@ -8,14 +8,16 @@ import torch
 import yaml
 
 from privimage import pipeline
+from privimage.budget import plan_mechanisms
 from privimage.config import load_config
 from privimage.errors import BudgetError, ConfigError, RunFolderError
-from privimage.pipeline import locked, plan_mechanisms, run_pipeline
+from privimage.pipeline import locked, run_pipeline
 from privimage.privacy.accounting import compute_epsilon
 from privimage.stages.images import load_images
 
 PRODUCTS = (
     "config.yaml",
+    "finetune.json",
     "images.npz",
     "ledger.json",
     "model.safetensors",
@@ -120,7 +122,13 @@ def test_an_interrupted_run_has_no_record_and_is_continued(toy_settings, tmp_pat
 def test_a_lost_result_of_a_private_stage_is_not_asked_for_twice(toy_settings, tmp_path, shared):
     config = load_config(toy_settings)
     run_pipeline(config, tmp_path, shared=shared)
-    (tmp_path / "query" / "answer.json").unlink()
+    answer = tmp_path / "query" / "answer.json"
+    before = answer.read_bytes()
+    answer.unlink()
+    run_pipeline(config, tmp_path, shared=shared)  # a private copy lies beside the key
+    assert answer.read_bytes() == before
+    answer.unlink()
+    (tmp_path / "private" / "query_answer.json").unlink()
     with pytest.raises(RunFolderError, match="already spent privacy budget on query"):
         run_pipeline(config, tmp_path, shared=shared)
 
@@ -233,6 +241,30 @@ def test_a_read_only_folder_is_a_clear_error(toy_settings, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(RunFolderError, match="cannot write"):
         run_pipeline(load_config(toy_settings), tmp_path / "run")
+
+
+def test_a_ledger_that_is_gone_or_older_than_the_results_is_refused(toy_settings, tmp_path, shared):
+    config = load_config(toy_settings)
+    older = []
+
+    def watch(stage, done, total):
+        if stage == "finetune":
+            older.append((tmp_path / "ledger.json").read_text())
+
+    run_pipeline(config, tmp_path, shared=shared, progress=watch)
+    (tmp_path / "ledger.json").write_text(older[0])
+    with pytest.raises(RunFolderError, match="an older copy"):
+        run_pipeline(config, tmp_path, shared=shared)
+    assert (tmp_path / "ledger.json").read_text() == older[0]
+    (tmp_path / "ledger.json").unlink()
+    with pytest.raises(RunFolderError, match="restore it from a copy"):
+        run_pipeline(config, tmp_path, shared=shared)
+    assert not (tmp_path / "ledger.json").exists()
+
+
+def test_states_of_interrupted_work_go_when_a_stage_is_done(toy_settings, tmp_path, shared):
+    run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
+    assert not [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
 
 
 def test_the_resolved_configuration_repeats_the_run(toy_settings, tmp_path, shared):

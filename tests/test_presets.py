@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from privimage import cli
+from privimage.budget import plan_mechanisms
 from privimage.config import load_config
 from privimage.data.image_set import ImageSet
 from privimage.errors import ConfigError
-from privimage.pipeline import plan_mechanisms
 from privimage.presets import NUM_IMAGENET_CLASSES, PRESETS, RECIPES, preset_settings
 from privimage.privacy.accounting import calibrate_noise_multiplier, rdp_epsilon
 from privimage.privacy.ledger import PrivacyLedger

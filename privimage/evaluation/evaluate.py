@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.config import EvaluationConfig
 from privimage.data.image_set import ImageSet
 from privimage.evaluation.features import (
@@ -40,9 +41,11 @@ def evaluate(
     device: torch.device,
     inception_weights: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    new_checkpoint: Callable[[str], Checkpoint] = lambda part: NOT_KEPT,
 ) -> dict[str, Any]:
     """Metrics by name. With `real_train` the same numbers for real images stand beside them
-    ("real_...").
+    ("real_..."). `new_checkpoint` gives the place of a part's state, "metrics" or a classifier's
+    name, so that an interrupted evaluation continues.
     """
     candidates = {"": (images, labels)}
     if real_train is not None:
@@ -50,25 +53,32 @@ def evaluate(
     extractors = [query_network_extractor(network, device=device)]
     if inception := inception_extractor(inception_weights, device=device):
         extractors.append(inception)
-    metrics: dict[str, Any] = {}
+    known = new_checkpoint("metrics")
+    metrics: dict[str, Any] = known.load() or {}
     total = len(candidates) * (len(extractors) + len(CLASSIFIER_KINDS) * with_classifiers)
     done = 0
     for prefix, (candidate, candidate_labels) in candidates.items():
         sample = _random_sample(candidate, config.frechet_num_images, seed=seed)
         metrics[prefix + "frechet_num_images"] = len(sample)
         for extractor in extractors:
-            metrics[prefix + extractor.metric] = frechet_to_real(sample, real_test, extractor)
+            if (name := prefix + extractor.metric) not in metrics:
+                metrics[name] = frechet_to_real(sample, real_test, extractor)
+                known.save(metrics)
             on_progress(done := done + 1, total)
         for kind in CLASSIFIER_KINDS if with_classifiers else ():
-            metrics[f"{prefix}{kind}_accuracy"] = classify_with(
-                kind,
-                candidate,
-                candidate_labels,
-                real_test.images,
-                real_test.labels,
-                num_classes=real_test.num_classes,
-                config=utility_config(config, seed=seed, device=device),
-            )
+            if (name := f"{prefix}{kind}_accuracy") not in metrics:
+                metrics[name] = classify_with(
+                    kind,
+                    candidate,
+                    candidate_labels,
+                    real_test.images,
+                    real_test.labels,
+                    num_classes=real_test.num_classes,
+                    config=utility_config(config, seed=seed, device=device),
+                    # weights that come from private images stay in memory
+                    checkpoint=NOT_KEPT if prefix else new_checkpoint(kind),
+                )
+                known.save(metrics)
             on_progress(done := done + 1, total)
     metrics["frechet_reference_num_images"] = len(real_test)
     return metrics

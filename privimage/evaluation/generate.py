@@ -13,6 +13,7 @@ from jaxtyping import Int, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.data.image_set import to_uint8
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import SAMPLERS
@@ -32,12 +33,13 @@ def generate_images(
     device: torch.device,
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     on_progress: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint = NOT_KEPT,
 ) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
     """Images and labels on the CPU, image i of class i mod num_classes.
 
     With `num_classes` 0 (an unconditional network) all labels are 0. The noise comes from
     `generator`, which lives on `device`; another batch size gives other images, another number of
-    workers the same. Puts `denoiser` in
+    workers the same, and so does an interruption if there is a `checkpoint`. Puts `denoiser` in
     evaluation mode. `on_progress` gets the number of images done.
     """
     if sampler not in SAMPLERS:
@@ -57,13 +59,21 @@ def generate_images(
             drawn = SAMPLERS[sampler](denoise, latents, classes, num_steps=num_steps)
             return to_uint8(drawn).cpu()
 
+    done = 0
+    if (state := checkpoint.load()) is not None:
+        done = len(state["images"])
+        images[:done] = state["images"]
     for start in range(0, num_images, batch_size):
         part = slice(start, min(start + batch_size, num_images))
         latents = torch.randn(images[part].shape, generator=generator, device=device)
+        if part.stop <= done:
+            continue
         classes = labels[part].to(device) if num_classes else None
         shares = workers.shares(len(latents))
         pieces = [(latents[share], None if classes is None else classes[share]) for share in shares]
         images[part] = torch.cat(workers.map(lambda piece: draw(*piece), pieces))
+        if checkpoint.is_due():
+            checkpoint.save({"images": images[: part.stop].clone()})
         if on_progress is not None:
             on_progress(part.stop)
     return images, labels

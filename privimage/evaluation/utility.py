@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 
+from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
 from privimage.semantics.classifier import accuracy, flip_randomly, train_query_network
@@ -51,10 +52,19 @@ def classify_with(
     *,
     num_classes: int,
     config: UtilityConfig,
+    checkpoint: Checkpoint = NOT_KEPT,
 ) -> float:
-    """Accuracy in [0, 1] on the test images after training on the others."""
+    """Accuracy in [0, 1] on the test images after training on the others; a `checkpoint` is of use
+    to the CNN alone.
+    """
     if kind == "cnn":
-        network = train_cnn(train_images, train_labels, num_classes=num_classes, config=config)
+        network = train_cnn(
+            train_images,
+            train_labels,
+            num_classes=num_classes,
+            config=config,
+            checkpoint=checkpoint,
+        )
         return accuracy(
             network,
             test_images,
@@ -83,6 +93,7 @@ def train_cnn(
     *,
     num_classes: int,
     config: UtilityConfig,
+    checkpoint: Checkpoint = NOT_KEPT,
 ) -> "UtilityCnn":
     """A new CNN, trained by the same loop as the query network."""
     with torch.random.fork_rng(devices=[]):
@@ -106,6 +117,7 @@ def train_cnn(
         augment_shift=0,
         seed=config.seed,
         device=config.device,
+        checkpoint=checkpoint,
     )
     return network
 

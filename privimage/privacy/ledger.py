@@ -143,6 +143,12 @@ class PrivacyLedger:
         """Record `count` uses of a reservation. When this returns they are on the disk; only
         then use the output.
         """
+        self.check_charge(name, count)
+        entry = self._entries[name]
+        self._commit({**self._entries, name: replace(entry, charged=entry.charged + count)})
+
+    def check_charge(self, name: str, count: int = 1) -> None:
+        """BudgetError if `charge` would be refused; records nothing."""
         if name not in self._entries:
             raise BudgetError(
                 f"nothing is reserved for {name!r}, only for {list(self._entries)}; reserve first"
@@ -150,13 +156,11 @@ class PrivacyLedger:
         if count < 1:
             raise BudgetError(f"a charge of {count} for {name!r}; give a count of at least 1")
         entry = self._entries[name]
-        charged = entry.charged + count
-        if charged > entry.mechanism.count:
+        if entry.charged + count > entry.mechanism.count:
             raise BudgetError(
                 f"{name} has {entry.charged} of {entry.mechanism.count} reserved uses charged, and "
                 f"{count} more are too many; start a new run folder with its own budget"
             )
-        self._commit({**self._entries, name: replace(entry, charged=charged)})
 
     def charged(self, name: str) -> int:
         """How many uses of `name` have been charged; 0 if it is not even reserved."""

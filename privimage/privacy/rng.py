@@ -10,14 +10,13 @@ library's log, sin and cos; constant time; tails beyond 8.57 deviations (below 2
 
 import math
 import os
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from privimage.errors import ConfigError, RunFolderError
+from privimage.errors import ConfigError
 
 GRID_BITS = 34  # a grid step is below 2^-34 deviations, and sums stay exact up to 2^18 deviations
 
@@ -25,41 +24,27 @@ GRID_BITS = 34  # a grid step is below 2^-34 deviations, and sums stay exact up 
 class RandomSource:
     """A stream of random 64-bit words; made by `secure_source` or `insecure_source` only."""
 
-    def __init__(self, *, seed: int | None) -> None:
+    def __init__(self, *, seed: int | None, use: str = "", index: int = 0) -> None:
         self.name = "os" if seed is None else "seeded"
         self.insecure = seed is not None
         self._seed = seed
-        self._num_words = 0
-        self._seeded = None if seed is None else np.random.PCG64(seed)
+        if seed is not None:
+            key = (index, *use.encode())
+            self._seeded = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key))
+
+    def stream(self, use: str, index: int = 0) -> "RandomSource":
+        """The words of one use of a mechanism.
+
+        From the secure source always fresh ones. From a seeded one the same for the same (seed,
+        use, index), whatever was drawn before: a step that is done again is the very same step.
+        """
+        return RandomSource(seed=self._seed, use=use, index=index)
 
     def uniform_words(self, num: int) -> np.ndarray:
         """`num` independent uniform words (uint64)."""
-        self._num_words += num
-        if self._seeded is not None:
+        if self._seed is not None:
             return self._seeded.random_raw(num)
         return np.frombuffer(os.urandom(8 * num), dtype=np.uint64)
-
-    def state(self) -> dict[str, Any] | None:
-        """Position in a seeded stream (JSON); None for the secure source, which has none to
-        return to.
-        """
-        if self._seed is None:
-            return None
-        return {"seed": self._seed, "num_words": self._num_words}
-
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Continue at a position that `state` returned; the secure source goes on with fresh
-        randomness.
-        """
-        seed = None if state is None else state["seed"]
-        if seed != self._seed:
-            raise RunFolderError(
-                f"the saved source has seed {seed} and this one {self._seed} (None: secure); "
-                "continue with the settings that the run was started with"
-            )
-        if state is not None:
-            self._num_words = state["num_words"]
-            self._seeded = np.random.PCG64(seed).advance(self._num_words)
 
 
 def secure_source() -> RandomSource:

@@ -6,7 +6,7 @@ goes down to a small CNN for 8 pixels. Trained on public images only: nothing he
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
 
@@ -81,20 +82,33 @@ def train_query_network(
     device: torch.device,
     on_step: Callable[[int, int, float], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    checkpoint: Checkpoint = NOT_KEPT,
 ) -> None:
     """Train in place by SGD and cross-entropy; the rate follows a cosine, one step an epoch.
 
     `seed` gives order and augmentation (initial weights are the caller's). The last, smaller batch
-    of an epoch is left out. `on_step` gets (steps done, steps in all, loss); `should_stop` may end
-    the training after any step.
+    of an epoch is left out; a set smaller than a batch is one batch. `on_step` gets (steps done,
+    steps in all, loss); `should_stop` may end the training after any step. With a `checkpoint` an
+    interrupted training is continued to the same weights.
     """
     network.to(device).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
     )
-    generator = torch.Generator().manual_seed(seed)
-    batches = _shuffled_batches(len(images), batch_size, epochs, generator=generator)
-    for step, (epoch, indices) in enumerate(batches, start=1):
+    generator, step = torch.Generator().manual_seed(seed), 0
+    per_epoch = max(1, len(images) // batch_size)
+    order = torch.empty(0, dtype=torch.int64)
+    if (state := checkpoint.load()) is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        order, step = state["order"], state["step"]
+
+    while step < epochs * per_epoch:
+        epoch, position = divmod(step, per_epoch)
+        if position == 0:
+            order = torch.randperm(len(images), generator=generator)
+        indices = order[position * batch_size : (position + 1) * batch_size]
         optimizer.param_groups[0]["lr"] = cosine_learning_rate(learning_rate, epoch, epochs)
         batch = shift_randomly(images[indices], augment_shift, generator=generator)
         batch = flip_randomly(batch, generator=generator) if horizontal_flip else batch
@@ -102,8 +116,13 @@ def train_query_network(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        step += 1
+        if checkpoint.is_due():
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            progress = {"generator": generator.get_state(), "order": order, "step": step}
+            checkpoint.save(state | progress)
         if on_step is not None:
-            on_step(step, epochs * max(1, len(images) // batch_size), loss.item())
+            on_step(step, epochs * per_epoch, loss.item())
         if should_stop():
             break
     network.eval()
@@ -158,17 +177,6 @@ def shift_randomly(
     example = torch.arange(batch)[:, None, None, None]
     channel = torch.arange(num_channels)[None, :, None, None]
     return padded[example, channel, rows, columns]
-
-
-def _shuffled_batches(
-    num_images: int, batch_size: int, epochs: int, *, generator: torch.Generator
-) -> Iterator[tuple[int, Tensor]]:
-    """(epoch, indices) of every full batch; a set smaller than a batch is one batch."""
-    for epoch in range(epochs):
-        order = torch.randperm(num_images, generator=generator)
-        for indices in order.split(batch_size):
-            if len(indices) == min(batch_size, num_images):
-                yield epoch, indices
 
 
 def _loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

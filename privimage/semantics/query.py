@@ -9,6 +9,7 @@ which never leave this file. Public: the noisy histogram.
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -82,8 +83,12 @@ def semantic_query(
     batch_size: int = 256,
     device: torch.device,
     precision: str = "float32",
+    keep: Callable[[Tensor], None] = lambda noisy: None,
 ) -> Float[Tensor, "label public_class"]:
     """Release the noisy histogram, charged to the ledger before it can be used.
+
+    `keep` gets it just before the charge, to write it to a file that is marked private: a crash
+    after the charge then loses nothing, and nobody may read that file before the charge.
 
     Sensitivity sqrt(k), adjacency add/remove of one image, every image takes part (sampling rate
     1); the released histogram is (epsilon, delta)-DP as the ledger accounts a Gaussian of
@@ -92,6 +97,7 @@ def semantic_query(
     """
     check_selection_fits(sensitive.num_classes, num_public_classes, classes_per_image)
     ledger.reserve(QUERY, query_mechanism(noise_multiplier))
+    ledger.check_charge(QUERY)
     counts = count_top_classes(
         network,
         sensitive.images,
@@ -104,9 +110,10 @@ def semantic_query(
         precision=precision,
     )
     deviation = query_sensitivity(classes_per_image) * noise_multiplier
-    ledger.charge(QUERY)
-    noisy = add_gaussian(source, counts, standard_deviation=deviation)
+    noisy = add_gaussian(source.stream(QUERY), counts, standard_deviation=deviation)
     del counts
+    keep(noisy)
+    ledger.charge(QUERY)
     logger.info("semantic query released with noise of standard deviation %.1f", deviation)
     return noisy
 

@@ -27,7 +27,7 @@ STAGES = (
     Stage("query", query_inputs, ask_query, charges=QUERY),
     Stage("selection", selection_inputs, select),
     Stage("pretrain", pretrain_inputs, pretrain_model),
-    Stage("finetune", finetune_inputs, finetune_model, charges=DP_SGD, resumes=True),
+    Stage("finetune", finetune_inputs, finetune_model, charges=DP_SGD),
     Stage("generate", generate_inputs, generate),
     Stage("evaluate", evaluate_inputs, evaluate_images),
 )

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from privimage.checkpoint import load_weights
 from privimage.durable import write_durably, write_json_durably
 from privimage.evaluation.evaluate import evaluate
 from privimage.evaluation.generate import generate_images, sample_grid
 from privimage.stages.model import new_denoiser
 from privimage.stages.run import Run, outputs_of, plain, save_picture
 from privimage.stages.semantic import trained_query_network
-from privimage.training.checkpoint import load_weights
 
 
 def generate_inputs(run: Run) -> dict[str, Any]:
@@ -49,6 +49,7 @@ def generate(run: Run) -> list[str]:
         device=run.device,
         compute=run.compute,
         on_progress=lambda done: run.progress("generate", done, config.num_images),
+        checkpoint=run.checkpoint("generate", of="generate"),
     )
     save_images(run.folder / "images.npz", images, labels, names)
     save_picture(run.folder / "samples.png", sample_grid(images, labels, names, per_class=10))
@@ -95,6 +96,7 @@ def evaluate_images(run: Run) -> list[str]:
             seed=run.config.seed,
             device=run.device,
             on_progress=partial(run.progress, "evaluate"),
+            new_checkpoint=partial(run.checkpoint, of="evaluate"),
         )
     write_json_durably(run.folder / "metrics.json", metrics)
     return ["metrics.json"]

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from privimage.checkpoint import load_weights, save_weights
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
 from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.durable import write_json_durably
 from privimage.hardware import resolved_precision
 from privimage.privacy.engine_choice import choose_engine
 from privimage.privacy.per_example import Engine
 from privimage.semantics.selection import public_subset, unlabelled
 from privimage.stages.run import Run, outputs_of, plain
 from privimage.stages.semantic import read_selection
-from privimage.training.checkpoint import load_weights, remove_checkpoint, save_weights
 from privimage.training.finetune import DP_SGD, finetune, made_up_examples
 from privimage.training.pretrain import pretrain
 
@@ -68,7 +69,7 @@ def pretrain_model(run: Run) -> list[str]:
         else:
             names = run.sets.sensitive.class_names
             subset = public_subset(run.sets.public, read_selection(run), names)
-        checkpoint = run.folder / "checkpoints" / "pretrain.pt"
+        checkpoint = run.checkpoint("pretrain", of="pretrain")
         ema = pretrain(
             denoiser,
             subset,
@@ -82,7 +83,6 @@ def pretrain_model(run: Run) -> list[str]:
             should_stop=run.stop(),
         )
         averaged = ema.parameters
-        remove_checkpoint(checkpoint)
     save_weights(run.folder / "pretrained.safetensors", denoiser.state_dict())
     save_weights(run.folder / "pretrained_ema.safetensors", averaged)
     return ["pretrained.safetensors", "pretrained_ema.safetensors"]
@@ -104,8 +104,7 @@ def finetune_model(run: Run) -> list[str]:
     averaged = run.config.finetune.start_from == "ema"
     start = "pretrained_ema.safetensors" if averaged else "pretrained.safetensors"
     load_weights(run.folder / start, denoiser)
-    checkpoint = run.folder / "checkpoints" / "finetune.pt"
-    ema = finetune(
+    average, steps_taken = finetune(
         denoiser,
         run.sets.sensitive,
         run.config.finetune,
@@ -114,21 +113,28 @@ def finetune_model(run: Run) -> list[str]:
         source=run.source,
         seed=run.config.seed,
         engine=finetune_engine(run, denoiser),
-        checkpoint=checkpoint,
+        checkpoint=run.checkpoint("finetune", of="finetune"),
         stats=run.folder / "stats.jsonl",
         progress=run.progress,
         should_stop=run.stop(),
     )
-    save_weights(run.folder / "model.safetensors", ema.parameters)
-    remove_checkpoint(checkpoint)
-    return ["model.safetensors"]
+    save_weights(run.folder / "model.safetensors", average.parameters)
+    steps = {"steps_taken": steps_taken, "steps_charged": run.ledger.charged(DP_SGD)}
+    write_json_durably(run.folder / "finetune.json", steps)
+    return ["model.safetensors", "finetune.json"]
 
 
 def finetune_engine(run: Run, denoiser: Denoiser) -> Engine:
-    """The engine of per-image gradients, timed on made-up images where it is left open."""
+    """The engine of per-image gradients, timed on made-up images where it is left open.
+
+    A run that is continued keeps the engine that it began with: another one rounds differently.
+    """
+    before = run.checkpoint("engine", of="finetune")
+    if (known := before.load()) is not None:
+        return Engine(**known)
     wanted, mechanism = run.config.performance, run.ledger.reserved[DP_SGD]
     batch_size = max(1, round(mechanism.sampling_rate * run.sets.sensitive.public_size))
-    return choose_engine(
+    engine = choose_engine(
         denoising_loss,
         denoiser,
         partial(made_up_examples, denoiser, run.config.finetune),
@@ -140,3 +146,5 @@ def finetune_engine(run: Run, denoiser: Denoiser) -> Engine:
         compiled=wanted.compile,
         num_threads=wanted.num_threads,
     )
+    before.save(dataclasses.asdict(engine))
+    return engine

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from privimage import manifest
+from privimage.checkpoint import Checkpoint
 from privimage.config import RunConfig
 from privimage.data.image_set import ImageSet
 from privimage.donor import Donor
@@ -89,6 +90,12 @@ class Run:
         limit = self.config.stage_seconds
         return stage.inputs(self) | ({} if limit is None else {"stage_seconds": limit})
 
+    def checkpoint(self, name: str, *, of: str, shared: bool = False) -> Checkpoint:
+        """The state `name` of the stage `of`, which has begun: it serves the same inputs only."""
+        folder = self.shared if shared else self.folder
+        inputs = (manifest.read(folder, of) or {}).get("inputs")
+        return Checkpoint(checkpoint_folder(folder, of) / f"{name}.pt", belongs_to=inputs)
+
     @property
     def data_id(self) -> str:
         """The keyed hash that names the sensitive set in public files."""
@@ -104,7 +111,11 @@ class Stage:
     work: Callable[[Run], list[str]]
     is_shared: bool = False  # its files lie in Run.shared
     charges: str | None = None  # name of the ledger's reservation
-    resumes: bool = False  # an interrupted run continues from a checkpoint
+
+
+def checkpoint_folder(folder: Path, stage: str) -> Path:
+    """Where a stage keeps its states until it is done."""
+    return folder / "checkpoints" / stage
 
 
 def outputs_of(folder: Path, stage: str) -> dict[str, str]:

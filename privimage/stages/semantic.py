@@ -6,16 +6,20 @@ ledger.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
+from privimage.checkpoint import load_weights, save_weights
 from privimage.durable import write_json_durably
+from privimage.errors import RunFolderError
 from privimage.evaluation.generate import sample_grid
 from privimage.semantics.classifier import QueryNetwork, accuracy, train_query_network
-from privimage.semantics.query import query_receipt, semantic_query
+from privimage.semantics.query import QUERY, query_receipt, semantic_query
 from privimage.semantics.selection import (
     Selection,
     select_at_random,
@@ -23,7 +27,6 @@ from privimage.semantics.selection import (
     select_by_matching,
 )
 from privimage.stages.run import Run, outputs_of, plain, save_picture
-from privimage.training.checkpoint import load_weights, save_weights
 from privimage.training.runlog import RunLog
 
 
@@ -64,6 +67,7 @@ def train_network(run: Run) -> list[str]:
         device=run.device,
         on_step=on_step,
         should_stop=run.stop(),
+        checkpoint=run.checkpoint("query_network", of="query_network", shared=True),
     )
     share = accuracy(
         network,
@@ -108,25 +112,22 @@ def query_inputs(run: Run) -> dict[str, Any]:
 
 
 def ask_query(run: Run) -> list[str]:
-    """Release the noisy histogram with its receipt; nothing is asked for the other strategies."""
+    """Release the noisy histogram with its receipt; nothing is asked for the other strategies.
+
+    A copy lies in `private/` before the charge, so that no crash can take a paid answer away, and
+    the same images are never asked twice.
+    """
     if run.config.selection.strategy != "semantic":
         return []
-    k = run.config.selection.classes_per_label
-    multiplier = run.config.privacy.query_noise_multiplier
-    noisy = semantic_query(
-        trained_query_network(run),
-        run.sets.sensitive,
-        num_public_classes=run.sets.public.num_classes,
-        classes_per_image=k,
-        noise_multiplier=multiplier,
-        ledger=run.ledger,
-        source=run.source,
-        device=run.device,
-    )
+    noisy = kept_answer(run)
+    if noisy is None:
+        noisy = ask(run)
+    elif not run.ledger.charged(QUERY):
+        run.ledger.charge(QUERY)
     receipt = query_receipt(
         run.sets.sensitive,
-        classes_per_image=k,
-        noise_multiplier=multiplier,
+        classes_per_image=run.config.selection.classes_per_label,
+        noise_multiplier=run.config.privacy.query_noise_multiplier,
         source=run.source,
         data_id=run.data_id,
     )
@@ -139,6 +140,47 @@ def ask_query(run: Run) -> list[str]:
     write_json_durably(run.folder / "query" / "answer.json", answer)
     run.progress("query", 1, 1)
     return ["query/answer.json"]
+
+
+def ask(run: Run) -> Tensor:
+    """The noisy histogram, asked and paid for; RunFolderError if it was paid for before."""
+    if run.ledger.charged(QUERY):
+        raise RunFolderError(
+            f"{run.folder} has already spent privacy budget on query and its result is no longer "
+            "here; doing it again would spend it twice: use a new run folder"
+        )
+    inputs = query_inputs(run)
+
+    def keep(noisy: Tensor) -> None:
+        kept = {"inputs": inputs, "noisy_histogram": noisy.tolist()}
+        write_json_durably(_kept(run), kept, mode=0o600)
+
+    return semantic_query(
+        trained_query_network(run),
+        run.sets.sensitive,
+        num_public_classes=run.sets.public.num_classes,
+        classes_per_image=run.config.selection.classes_per_label,
+        noise_multiplier=run.config.privacy.query_noise_multiplier,
+        ledger=run.ledger,
+        source=run.source,
+        device=run.device,
+        keep=keep,
+    )
+
+
+def kept_answer(run: Run) -> Tensor | None:
+    """The answer to this very question that an interrupted process left, or None."""
+    try:
+        kept = json.loads(_kept(run).read_text())
+    except FileNotFoundError:
+        return None
+    if kept["inputs"] != query_inputs(run):
+        return None
+    return torch.tensor(kept["noisy_histogram"], dtype=torch.float64)
+
+
+def _kept(run: Run) -> Path:
+    return run.folder / "private" / "query_answer.json"
 
 
 def selection_inputs(run: Run) -> dict[str, Any]:

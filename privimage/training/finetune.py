@@ -5,17 +5,20 @@ One step: charge the ledger; draw a Poisson sample; clip each image's gradient o
 averaged over K noise copies; sum; add Gaussian noise once; divide by the public expected batch;
 Adam. An empty sample takes its noisy step like any other. Private: images, labels, which images
 were drawn, un-noised gradients; none of it is logged or kept. Released: the weights after each
-step, (epsilon, delta)-DP as the ledger accounts them.
+step, (epsilon, delta)-DP as the ledger accounts them. A step that a crash took away stays spent;
+only with a fixed seed is it done again, being then the very same step.
 """
 
 import logging
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
@@ -31,13 +34,19 @@ from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.per_example import ClippedGradientSum, Engine, noisy_mean_gradient
 from privimage.privacy.poisson import poisson_sample
 from privimage.privacy.rng import RandomSource
-from privimage.training.checkpoint import load_checkpoint, save_checkpoint
 from privimage.training.pretrain import step_generator
 from privimage.training.runlog import Progress, RunLog, Stop, never, silent
 
 logger = logging.getLogger(__name__)
 DP_SGD = "dp_sgd"
 EXAMPLES_AT_ONCE = 256  # bounds the memory; fixed, so that no engine changes the noise drawn
+
+
+class Finetuned(NamedTuple):
+    """The averaged weights, and how many of the charged steps are in them."""
+
+    average: Ema
+    steps_taken: int
 
 
 def finetune(
@@ -50,44 +59,50 @@ def finetune(
     source: RandomSource,
     seed: int,
     engine: Engine = Engine("folded", micro_batch_size=48),  # noqa: B008 (it is frozen)
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = NOT_KEPT,
     stats: Path | None = None,
     progress: Progress = silent,
-    checkpoint_seconds: float = 30.0,
     should_stop: Stop = never,
-) -> Ema:
+    on_release: Callable[[int, dict[str, Tensor]], None] = lambda step, gradient: None,
+) -> Finetuned:
     """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
     private ones.
 
     The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps).
-    The loop runs until that reservation is charged in full: a step lost in a crash stays spent
-    and is not taken again. `should_stop` may end it after any step; what is left stays unspent.
+    The loop runs until that reservation is charged in full. A step lost in a crash stays spent
+    and is not taken again; a source with a fixed seed takes the very same step again instead, at
+    no charge. `should_stop` may end it after any step; what is left stays unspent. `on_release`
+    gets (step, noisy mean gradient) of each step: what an observer of all weights can know.
     """
     device = next(denoiser.parameters()).device
     mechanism = ledger.reserved[DP_SGD]
     expected_batch_size = mechanism.sampling_rate * sensitive.public_size
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate, fused=True)
     ema = Ema(denoiser, rate=config.ema_rate)
-    taken = 0
+    taken, step = 0, ledger.charged(DP_SGD)
 
     # continue where an interrupted run stopped
-    if checkpoint is not None and (state := load_checkpoint(checkpoint)) is not None:
+    if (state := checkpoint.load()) is not None:
+        check_ledger_is_not_behind(ledger, state["charged"])
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         taken = state["taken"]
-        source.restore(state["source"])
-    log, saved = RunLog(stats, stage="finetune"), time.monotonic()
+    if source.insecure:
+        step = taken  # nothing is lost: the same steps give the same weights
+    log = RunLog(stats, stage="finetune")
     denoiser.train()
     sensitive = replace(sensitive, images=resident(sensitive.images, device))
     clipped_sum_of = ClippedGradientSum(
         denoising_loss, denoiser, clip_norm=plan.clip_norm, engine=engine
     )
 
-    while (step := ledger.charged(DP_SGD)) < mechanism.count and not (taken and should_stop()):
+    while step < mechanism.count and not (taken and should_stop()):
         # the step is paid for before anything of it can be seen
-        ledger.charge(DP_SGD)
-        drawn = poisson_sample(source, len(sensitive), rate=mechanism.sampling_rate)
+        if step == ledger.charged(DP_SGD):
+            ledger.charge(DP_SGD)
+        randomness = source.stream(DP_SGD, step)
+        drawn = poisson_sample(randomness, len(sensitive), rate=mechanism.sampling_rate)
 
         # clipped gradients of the drawn images, summed
         generator = step_generator(seed, step, stage=2, device=device)
@@ -100,7 +115,7 @@ def finetune(
         # noise once, a public divisor, an ordinary optimiser step
         gradient = noisy_mean_gradient(
             total,
-            source=source,
+            source=randomness,
             clip_norm=plan.clip_norm,
             noise_multiplier=mechanism.noise_multiplier,
             expected_batch_size=expected_batch_size,
@@ -110,23 +125,31 @@ def finetune(
             parameter.grad = gradient[name]
         optimizer.step()
         ema.update(taken)
-        taken += 1
+        taken, step = taken + 1, step + 1
 
-        # tell, and save now and then
-        progress("finetune", step + 1, mechanism.count)
-        if log.is_due() or step + 1 == mechanism.count:
+        # save now and then, and tell
+        if checkpoint.is_due() or step == mechanism.count:
+            checkpoint.save(_state(denoiser, ema, optimizer, taken=taken, charged=step))
+        on_release(step, gradient)
+        progress("finetune", step, mechanism.count)
+        if log.is_due() or step == mechanism.count:
             norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradient.values()]))
             log.write(
-                step=step + 1,
-                images=round((step + 1) * expected_batch_size),
+                step=step,
+                images=round(step * expected_batch_size),
                 noisy_gradient_norm=norm.item(),
             )
-        due = time.monotonic() - saved >= checkpoint_seconds or step + 1 == mechanism.count
-        if checkpoint is not None and due:
-            save_checkpoint(checkpoint, _state(denoiser, ema, optimizer, taken, source))
-            saved = time.monotonic()
     check_steps_survived(taken, ledger.charged(DP_SGD))
-    return ema
+    return Finetuned(ema, taken)
+
+
+def check_ledger_is_not_behind(ledger: PrivacyLedger, charged: int) -> None:
+    """RunFolderError if something rests on more charges than the ledger knows of."""
+    if ledger.charged(DP_SGD) < charged:
+        raise RunFolderError(
+            f"the ledger knows {ledger.charged(DP_SGD)} steps of dp_sgd, but the results here rest "
+            f"on {charged}: it is an older copy; restore the newest, or use a new run folder"
+        )
 
 
 def check_steps_survived(taken: int, charged: int) -> None:
@@ -187,16 +210,12 @@ def made_up_examples(
 
 
 def _state(
-    denoiser: Denoiser,
-    ema: Ema,
-    optimizer: torch.optim.Optimizer,
-    taken: int,
-    source: RandomSource,
-) -> dict:
+    denoiser: Denoiser, ema: Ema, optimizer: torch.optim.Optimizer, *, taken: int, charged: int
+) -> dict[str, Any]:
     return {
         "model": denoiser.state_dict(),
         "ema": ema.state_dict(),
         "optimizer": optimizer.state_dict(),
         "taken": taken,
-        "source": source.state(),
+        "charged": charged,
     }

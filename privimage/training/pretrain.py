@@ -5,20 +5,19 @@ Everything here is public. Batches and noise are functions of (seed, step) alone
 was interrupted continues with exactly the numbers that it would have had.
 """
 
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.config import PretrainConfig
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import denoising_loss, drop_labels, sample_noise_levels
 from privimage.hardware import Compute, resident
-from privimage.training.checkpoint import load_checkpoint, save_checkpoint
 from privimage.training.mean_gradient import MeanGradient
 from privimage.training.runlog import Progress, RunLog, Stop, never, silent
 
@@ -49,10 +48,9 @@ def pretrain(
     conditional: bool,
     seed: int,
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint = NOT_KEPT,
     stats: Path | None = None,
     progress: Progress = silent,
-    checkpoint_seconds: float = 60.0,
     should_stop: Stop = never,
 ) -> Ema:
     """Train `denoiser` in place on labelled public images; returns the averaged weights.
@@ -67,12 +65,12 @@ def pretrain(
     step = 0
 
     # continue where an interrupted run stopped
-    if checkpoint is not None and (state := load_checkpoint(checkpoint)) is not None:
+    if (state := checkpoint.load()) is not None:
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    log, saved = RunLog(stats, stage="pretrain"), time.monotonic()
+    log = RunLog(stats, stage="pretrain")
     denoiser.train()
     gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute)
     pixels = resident(subset.images, device)
@@ -106,9 +104,8 @@ def pretrain(
         progress("pretrain", step, num_steps)
         if log.is_due() or step == num_steps:
             log.write(step=step, images=step * config.batch_size, loss=loss.item())
-        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds:
-            save_checkpoint(checkpoint, _state(denoiser, ema, optimizer, step))
-            saved = time.monotonic()
+        if checkpoint.is_due():
+            checkpoint.save(_state(denoiser, ema, optimizer, step))
     return ema
 
 

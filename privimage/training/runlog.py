@@ -6,9 +6,12 @@ gradients, never a loss of private images.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from privimage.errors import RunFolderError
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -54,5 +57,17 @@ class RunLog:
             **values,
         }
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            _append(self.path, json.dumps(line) + "\n")
+
+
+def _append(path: Path, line: str) -> None:
+    """A line of its own, also after one that a killed process left unfinished."""
+    try:
+        with path.open("ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                line = "\n" + line
+            file.write(line.encode())
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {path} ({error.strerror}); free some space and repeat the command"
+        ) from error

@@ -1,9 +1,12 @@
 """Synthetic images: balanced labels, the way to bytes, and the picture of samples."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from privimage.checkpoint import Checkpoint
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import ddim_sample
 from privimage.diffusion.unet import UNet, UNetConfig
@@ -116,3 +119,24 @@ def test_a_class_without_images_has_no_row():
 @pytest.mark.parametrize("name", ["two\nlines", "", "Größe"])
 def test_any_class_name_can_be_shown(name):
     assert grid(24, 1, [0], (name,), 1).shape[0] == 32
+
+
+def test_interrupted_drawing_ends_with_the_same_images(tmp_path):
+    expected, _ = generate(small_denoiser(), batch_size=2)
+
+    class Interrupted(Exception):
+        pass
+
+    done = []
+
+    def stop(num):
+        done.append(num)
+        if done == [2, 4]:
+            raise Interrupted
+
+    kept = {"checkpoint": Checkpoint(tmp_path / "images.pt", time_share=math.inf)}
+    with pytest.raises(Interrupted):
+        generate(small_denoiser(), batch_size=2, on_progress=stop, **kept)
+    images, _ = generate(small_denoiser(), batch_size=2, on_progress=stop, **kept)
+    assert torch.equal(images, expected)
+    assert done == [2, 4, 6, 7]

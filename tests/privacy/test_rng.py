@@ -1,13 +1,11 @@
 """The two random sources, the Gaussian noise drawn from them, and the coins of Poisson sampling."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from privimage.errors import ConfigError, RunFolderError
+from privimage.errors import ConfigError
 from privimage.privacy import rng
 from privimage.privacy.rng import (
     add_gaussian,
@@ -34,10 +32,11 @@ def test_secure_source_reads_the_kernel(monkeypatch):
     assert secure_source().uniform_words(1).item() == 0x0706050403020100  # little-endian bytes 0..7
 
 
-def test_secure_source_has_no_state_to_keep():
+def test_streams_of_the_secure_source_are_fresh_each_time():
     source = secure_source()
-    assert (source.name, source.insecure, source.state()) == ("os", False, None)
-    source.restore(None)
+    assert (source.name, source.insecure) == ("os", False)
+    first, again = (source.stream("dp_sgd", 3).uniform_words(500) for _ in range(2))
+    assert len(set(first) | set(again)) == 1000
 
 
 def test_seeded_source_is_marked_and_repeats(source):
@@ -60,26 +59,24 @@ def test_a_seed_without_consent_is_refused():
         insecure_source(1, insecure_for_reproduction=False)
 
 
-def test_seeded_source_continues_from_its_state_through_json(source):
-    gaussian(source, (7,), standard_deviation=1.0)
-    state = json.loads(json.dumps(source.state()))
-    expected = source.uniform_words(20)
-    resumed = insecure_source(1, insecure_for_reproduction=True)
-    resumed.uniform_words(3)
-    resumed.restore(state)
-    np.testing.assert_array_equal(resumed.uniform_words(20), expected)
-    assert resumed.state() == source.state()
+def test_a_seeded_stream_is_the_same_whenever_it_is_asked_for(source):
+    expected = source.stream("dp_sgd", 3).uniform_words(20)
+    source.uniform_words(7)
+    gaussian(source.stream("dp_sgd", 2), (7,), standard_deviation=1.0)
+    np.testing.assert_array_equal(source.stream("dp_sgd", 3).uniform_words(20), expected)
+    assert source.stream("dp_sgd", 3).insecure
 
 
-@pytest.mark.parametrize("state", [None, {"seed": 2, "num_words": 0}])
-def test_state_of_another_source_is_refused(source, state):
-    with pytest.raises(RunFolderError, match="seed"):
-        source.restore(state)
-
-
-def test_seeded_state_is_refused_by_the_secure_source(source):
-    with pytest.raises(RunFolderError, match="seed"):
-        secure_source().restore(source.state())
+def test_seeded_streams_of_other_uses_steps_and_seeds_share_nothing():
+    keys = [(seed, use, index) for seed in (1, 2) for use in ("a", "ab") for index in (0, 1, 97)]
+    drawn = [
+        word
+        for seed, use, index in keys
+        for word in insecure_source(seed, insecure_for_reproduction=True)
+        .stream(use, index)
+        .uniform_words(20)
+    ]
+    assert len(set(drawn)) == 20 * len(keys)
 
 
 def test_gaussian_noise_passes_kolmogorov_smirnov(source):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from privimage.checkpoint import Checkpoint
 from privimage.errors import ConfigError
 from privimage.semantics.classifier import (
     QueryNetwork,
@@ -216,3 +217,29 @@ def test_an_impossible_shape_is_refused(changes, message):
     settings = {"num_channels": 1, "widths": (8, 8), "blocks": (1, 1), "block": "basic"}
     with pytest.raises(ConfigError, match=message):
         QueryNetwork(2, **(settings | changes))
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 8, 11])
+def test_an_interrupted_training_ends_with_the_same_weights(stop_after, tmp_path):
+    images, labels = textures(130)  # four batches of 32 an epoch, two images left out
+    random = {"horizontal_flip": True, "augment_shift": 1}
+    whole = small_network()
+    train(whole, images, labels, **random)
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(step, total, loss):
+        assert total == 12
+        if step == stop_after:
+            raise Interrupted
+
+    kept = {"checkpoint": Checkpoint(tmp_path / "network.pt", time_share=math.inf)}
+    with pytest.raises(Interrupted):
+        train(small_network(), images, labels, on_step=stop, **random, **kept)
+    continued = small_network()
+    seen = []
+    train(continued, images, labels, on_step=lambda step, *_: seen.append(step), **random, **kept)
+    assert seen == list(range(stop_after + 1, 13))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, continued.state_dict()[name]), name

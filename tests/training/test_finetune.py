@@ -1,8 +1,11 @@
+import contextlib
 import json
+import math
 
 import pytest
 import torch
 
+from privimage.checkpoint import Checkpoint
 from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.errors import RunFolderError
 from privimage.privacy.accounting import Mechanism
@@ -53,7 +56,7 @@ def seeded(seed=0):
 
 def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **settings):
     book = book or ledger(source, rate)
-    ema = finetune(
+    tuned = finetune(
         denoiser,
         images,
         CONFIG,
@@ -64,7 +67,7 @@ def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **setti
         engine=engine,
         **settings,
     )
-    return ema, book
+    return tuned, book
 
 
 def weights(denoiser):
@@ -145,37 +148,115 @@ def test_the_ledger_is_charged_before_the_images_are_touched(new_denoiser, image
     assert book.charged(DP_SGD) == 1
 
 
-def test_a_step_lost_in_a_crash_stays_spent_and_is_not_taken_again(new_denoiser, images, tmp_path):
-    taken = []
+def stop_at(*steps):
+    """A progress call that interrupts after these steps, once each, and notes all steps seen."""
+    waiting, seen = set(steps), []
 
-    def stop(stage, done, total):
-        taken.append(done)
-        if len(taken) == 2:
+    def watch(stage, done, total):
+        seen.append(done)
+        if done in waiting:
+            waiting.remove(done)
             raise Interrupted
 
-    settings = {"checkpoint": tmp_path / "finetune.pt", "checkpoint_seconds": 1e9}
+    return watch, seen
+
+
+def test_a_step_lost_in_a_crash_stays_spent_and_is_not_taken_again(new_denoiser, images, tmp_path):
+    never_due = Checkpoint(tmp_path / "finetune.pt", time_share=0)
     path = tmp_path / "ledger.json"
+    watch, seen = stop_at(2)
+    books = [ledger(secure_source(), path=path)]
     with pytest.raises(Interrupted):
         run(
             new_denoiser(),
             images,
             secure_source(),
-            book=ledger(secure_source(), path=path),
-            progress=stop,
-            **settings,
+            book=books[0],
+            progress=watch,
+            checkpoint=never_due,
         )
-    book = ledger(secure_source(), path=path)
-    assert book.charged(DP_SGD) == 2
-    run(
-        new_denoiser(),
-        images,
-        secure_source(),
-        book=book,
-        progress=lambda stage, done, total: taken.append(done),
-        **settings,
+    books.append(ledger(secure_source(), path=path))
+    assert books[1].charged(DP_SGD) == 2
+    tuned, book = run(
+        new_denoiser(), images, secure_source(), book=books[1], progress=watch, checkpoint=never_due
     )
-    assert taken == [1, 2, 3, 4]
+    assert seen == [1, 2, 3, 4]
     assert book.charged(DP_SGD) == STEPS
+    assert tuned.steps_taken == STEPS - 2
+
+
+@pytest.mark.parametrize("time_share", [0.0, math.inf])
+def test_with_a_fixed_seed_any_interruption_ends_in_the_same_weights_at_no_more_charges(
+    new_denoiser, images, tmp_path, time_share
+):
+    expected = new_denoiser()
+    averages = [run(expected, images, seeded())[0].average.parameters]
+    checkpoint = Checkpoint(tmp_path / "finetune.pt", time_share=time_share)
+    path = tmp_path / "ledger.json"
+    watch, seen = stop_at(1, 2, 3, 4)
+    for _ in range(4):
+        book = ledger(seeded(), path=path)
+        with pytest.raises(Interrupted):
+            run(new_denoiser(), images, seeded(), book=book, progress=watch, checkpoint=checkpoint)
+    denoiser, book = new_denoiser(), ledger(seeded(), path=path)
+    tuned, _ = run(denoiser, images, seeded(), book=book, checkpoint=checkpoint)
+    averages.append(tuned.average.parameters)
+    assert torch.equal(weights(denoiser), weights(expected))
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
+    assert book.charged(DP_SGD) == tuned.steps_taken == STEPS
+    # kept after each step none is done twice, kept never all are
+    assert seen == ([1, 2, 3, 4] if time_share else [1, 1, 2, 1, 2, 3, 1, 2, 3, 4])
+
+
+def test_secure_noise_of_a_step_that_is_lost_is_never_drawn_again(
+    new_denoiser, images, tmp_path, monkeypatch
+):
+    drawn = []
+    original = module.noisy_mean_gradient
+
+    def watched(total, **settings):
+        clean = {name: torch.zeros_like(value) for name, value in total.items()}
+        noise = original(clean, **settings)
+        drawn.append(torch.cat([part.flatten() for part in noise.values()]))
+        return noise
+
+    monkeypatch.setattr(module, "noisy_mean_gradient", watched)
+    path = tmp_path / "ledger.json"
+    watch, _ = stop_at(1, 2, 3)
+    for _ in range(4):
+        with contextlib.suppress(Interrupted):
+            book = ledger(secure_source(), path=path)
+            checkpoint = Checkpoint(tmp_path / "finetune.pt", time_share=math.inf)
+            run(
+                new_denoiser(),
+                images,
+                secure_source(),
+                book=book,
+                progress=watch,
+                checkpoint=checkpoint,
+            )
+    assert len(drawn) == STEPS
+    together = torch.stack(drawn)
+    assert (torch.corrcoef(together) - torch.eye(STEPS)).abs().max() < 0.2
+
+
+def test_a_ledger_older_than_the_checkpoint_is_refused(new_denoiser, images, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "finetune.pt", time_share=math.inf)
+    watch, _ = stop_at(3)
+    with pytest.raises(Interrupted):
+        run(new_denoiser(), images, secure_source(), progress=watch, checkpoint=checkpoint)
+    book = ledger(secure_source())
+    book.charge(DP_SGD)
+    with pytest.raises(RunFolderError, match="an older copy"):
+        run(new_denoiser(), images, secure_source(), book=book, checkpoint=checkpoint)
+
+
+def test_who_watches_releases_gets_each_noisy_gradient(new_denoiser, images):
+    released = []
+    denoiser = new_denoiser()
+    run(denoiser, images, seeded(), on_release=lambda step, g: released.append((step, g)))
+    assert [step for step, _ in released] == [1, 2, 3, 4]
+    assert all(g.keys() == dict(denoiser.named_parameters()).keys() for _, g in released)
 
 
 def test_nothing_of_the_images_reaches_the_log(new_denoiser, images, tmp_path):
@@ -190,7 +271,7 @@ def test_nothing_of_the_images_reaches_the_log(new_denoiser, images, tmp_path):
 
 
 def test_a_spent_budget_without_its_result_is_an_error_and_no_untrained_model(new_denoiser, images):
-    source = seeded()
+    source = secure_source()
     book = ledger(source)
     book.charge(DP_SGD, STEPS)
     with pytest.raises(RunFolderError, match="new run folder"):

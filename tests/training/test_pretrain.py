@@ -1,8 +1,10 @@
 import json
+import math
 
 import pytest
 import torch
 
+from privimage.checkpoint import Checkpoint
 from privimage.config import PretrainConfig
 from privimage.training.pretrain import batch_indices, pretrain
 
@@ -44,7 +46,7 @@ def test_training_lowers_the_loss(new_denoiser, images, tmp_path):
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_an_interrupted_run_ends_with_the_same_weights(new_denoiser, images, tmp_path, num_classes):
-    settings = {"conditional": num_classes > 0, "seed": 0, "checkpoint_seconds": 0.0}
+    settings = {"conditional": num_classes > 0, "seed": 0}
     whole = new_denoiser(num_classes)
     expected = pretrain(whole, images, CONFIG, **settings).parameters
 
@@ -52,22 +54,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(new_denoiser, images, tmp
         if done == 4:
             raise Interrupted
 
-    path = tmp_path / "checkpoint.pt"
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", time_share=math.inf)
     with pytest.raises(Interrupted):
         pretrain(
-            new_denoiser(num_classes), images, CONFIG, checkpoint=path, progress=stop, **settings
+            new_denoiser(num_classes),
+            images,
+            CONFIG,
+            checkpoint=checkpoint,
+            progress=stop,
+            **settings,
         )
     continued = new_denoiser(num_classes)
-    averaged = pretrain(continued, images, CONFIG, checkpoint=path, **settings).parameters
+    averaged = pretrain(continued, images, CONFIG, checkpoint=checkpoint, **settings).parameters
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, continued.get_parameter(name)), name
     assert all(torch.equal(averaged[name], expected[name]) for name in expected)
-
-
-def test_a_corrupt_checkpoint_is_passed_over_for_the_one_before(new_denoiser, images, tmp_path):
-    settings = {"conditional": True, "seed": 0, "checkpoint_seconds": 0.0}
-    path = tmp_path / "checkpoint.pt"
-    expected = pretrain(new_denoiser(), images, CONFIG, checkpoint=path, **settings).parameters
-    path.write_bytes(path.read_bytes()[:100])
-    again = pretrain(new_denoiser(), images, CONFIG, checkpoint=path, **settings).parameters
-    assert all(torch.equal(again[name], expected[name]) for name in expected)

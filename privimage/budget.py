@@ -1,0 +1,164 @@
+"""The promise of a run and its account: what will be charged, and what a spent folder refuses.
+
+Noise is calibrated from what the query leaves. Once budget is spent in a folder, nothing there may
+be done differently, and the account may be neither lost nor replaced by an older copy. `private/`
+holds the key that names the sensitive images in public files.
+"""
+
+import math
+import secrets
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from privimage import manifest
+from privimage.config import PrivacyConfig, RunConfig
+from privimage.donor import Donor
+from privimage.durable import write_durably
+from privimage.errors import RunFolderError
+from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.rng import RandomSource, insecure_source, secure_source
+from privimage.semantics.query import QUERY, query_mechanism
+from privimage.stages import ImageSets
+from privimage.training.finetune import DP_SGD
+
+CHARGED = {"query": QUERY, "finetune": DP_SGD}  # what each private stage is charged as
+# settings that a charge fixes: they shaped what was released
+BEFORE_QUERY = ("seed", "data", "privacy", "query_network")
+BEFORE_DP_SGD = (*BEFORE_QUERY, "selection", "network", "pretrain", "finetune")
+
+
+def plan_mechanisms(config: RunConfig) -> dict[str, Mechanism]:
+    """What will be charged: the query (if asked) and DP-SGD with the noise that the rest allows."""
+    privacy, plan = config.privacy, {}
+    if config.selection.strategy == "semantic":
+        plan[QUERY] = query_mechanism(privacy.query_noise_multiplier)
+    plan[DP_SGD] = Mechanism(
+        noise_multiplier=calibrated_multiplier(privacy, tuple(plan.values())),
+        sampling_rate=privacy.sampling_rate,
+        count=privacy.num_steps,
+    )
+    return plan
+
+
+def calibrated_multiplier(privacy: PrivacyConfig, spent: tuple[Mechanism, ...]) -> float:
+    """The smallest DP-SGD noise multiplier that keeps query and training within the promise."""
+    return calibrate_noise_multiplier(
+        spent,
+        sampling_rate=privacy.sampling_rate,
+        count=privacy.num_steps,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        accountant=privacy.accountant,
+    )
+
+
+def random_source(config: RunConfig) -> RandomSource:
+    """The operating system's randomness, or a seeded source that marks everything it touches."""
+    if not config.privacy.insecure_for_reproduction:
+        return secure_source()
+    return insecure_source(config.seed, insecure_for_reproduction=True)
+
+
+def open_ledger(
+    config: RunConfig,
+    folder: Path,
+    sets: ImageSets,
+    source: RandomSource,
+    donor: Donor | None = None,
+) -> PrivacyLedger:
+    """The run's ledger; it names the sensitive set by a hash keyed with `private/data_key`.
+
+    The ledger of a model that is taken over comes with it, and names the images as the donor did.
+    """
+    if donor is not None and donor.brings_ledger:
+        data_id = donor.take_over_ledger(folder)
+    else:
+        data_id = sets.sensitive.fingerprint(data_key(folder))
+    path = folder / "ledger.json"
+    if not path.exists() and any(manifest.read(folder, stage) for stage in CHARGED):
+        raise RunFolderError(
+            f"{path} is gone, and with it the account of what {folder} has spent; restore it from "
+            "a copy, or count its whole promise as spent and use a new run folder"
+        )
+    return PrivacyLedger.load_or_create(
+        path,
+        epsilon=config.privacy.epsilon,
+        delta=config.privacy.delta,
+        accountant=config.privacy.accountant,
+        data_id=data_id,
+        random_source=source,
+    )
+
+
+def reserve(ledger: PrivacyLedger, plan: dict[str, Mechanism], donor: Donor | None) -> None:
+    """Set the budget aside; a ledger that was taken over must have spent it as planned here."""
+    if donor is None or not donor.brings_ledger:
+        for name, mechanism in plan.items():
+            ledger.reserve(name, mechanism)
+        return
+    for name, mechanism in plan.items():
+        spent = ledger.reserved.get(name)
+        as_planned = spent is not None and (
+            (spent.sampling_rate, spent.count) == (mechanism.sampling_rate, mechanism.count)
+            and math.isclose(spent.noise_multiplier, mechanism.noise_multiplier, rel_tol=0.01)
+        )
+        if not as_planned:
+            raise RunFolderError(
+                f"the model of {donor.folder} was made with {name} as {spent}, and the settings "
+                f"say {mechanism}; take over a model that was made with these settings"
+            )
+
+
+def refuse_older_ledger(folder: Path, ledger: PrivacyLedger) -> None:
+    """RunFolderError if the ledger knows of fewer charges than the finished stages rest on."""
+    for stage, mechanism in CHARGED.items():
+        if mechanism not in ledger.reserved:
+            continue
+        before = manifest.read(folder, stage) or {"state": "none"}
+        if before["state"] == "done" and ledger.charged(mechanism) < before.get("charged", 0):
+            raise RunFolderError(
+                f"{folder / 'ledger.json'} knows {ledger.charged(mechanism)} uses of {mechanism}, "
+                f"and {stage} rests on {before['charged']}: it is an older copy; restore the "
+                "newest, or use a new run folder"
+            )
+
+
+def refuse_other_settings(config: RunConfig, folder: Path, ledger: PrivacyLedger) -> None:
+    """RunFolderError, before anything is touched, if budget was spent here under other settings."""
+    path = folder / "config.yaml"
+    charged = [name for name in (QUERY, DP_SGD) if ledger.charged(name)]
+    if not charged or not path.exists():
+        return
+    before, now = yaml.safe_load(path.read_text()), config.to_dict()
+    for settings in (before, now):
+        settings["data"].pop("evaluate_on", None)  # what results are compared with may change
+    fixed = BEFORE_DP_SGD if DP_SGD in charged else BEFORE_QUERY
+    changed = [section for section in fixed if before.get(section) != now[section]]
+    if changed:
+        raise RunFolderError(
+            f"{folder} has already spent privacy budget with other settings of "
+            f"{', '.join(changed)}; go back to those in {path}, or use a new run folder"
+        )
+
+
+def refuse_changed_release(folder: Path, stage: str, inputs: dict[str, Any]) -> None:
+    """RunFolderError if a stage that has been charged would be done with anything changed."""
+    if manifest.was_started_otherwise(folder, stage, inputs):
+        raise RunFolderError(
+            f"{folder} has already spent privacy budget on {stage} with other settings; "
+            "doing it again would spend it twice: use a new run folder"
+        )
+
+
+def data_key(folder: Path) -> bytes:
+    """The secret that names private images in public files; made when it is first asked for."""
+    path = folder / "private" / "data_key"
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        note = b"PRIVATE: data_key names the sensitive set in the ledger. Never publish it.\n"
+        write_durably(path.parent / "README", note, mode=0o600)
+        write_durably(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()
