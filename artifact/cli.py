@@ -114,6 +114,9 @@ def run(
     max_minutes: Annotated[
         float | None, typer.Option(help="a rehearsal: only the first steps of every stage")
     ] = None,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="processes, one a GPU; without a GPU they share the cores")
+    ] = 1,
     verbose: Annotated[bool, typer.Option(help="log lines on stderr as well")] = False,
 ) -> None:
     """Run all arms of a claim; repeat the same command to continue a run that stopped."""
@@ -134,7 +137,9 @@ def run(
     )  # a torch that is broken is named here
 
     from artifact.arms import Source, resolve_arms
-    from artifact.runner import run_claim
+    from artifact.launch import is_launched, launch
+    from artifact.runner import follow_claim, run_claim
+    from privimage.world import joined
 
     if found.setting(setting).calculation is None:
         resolve_arms(found, setting, seed=seed, max_minutes=max_minutes)  # its faults come first
@@ -142,19 +147,33 @@ def run(
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     load_expected(found)  # its faults, before the work
     folder = record_folder(out, found.id, setting, seed)
-    print(f"{found.id}/{setting}, seed {seed}: {len(arms)} arms into {folder}", file=sys.stderr)
     try:
-        with stopped_by_sigterm(), StageProgress() as show:
-            progress = arm_progress(show, list(arms))
-            record = run_claim(
-                found,
-                setting,
-                seed=seed,
-                out=out,
-                source=Source(cast(Any, entry.value), files) if files else None,
-                max_minutes=max_minutes,
-                on_progress=progress,
-            )
+        if gpus > 1 and not is_launched():
+            with stopped_by_sigterm():
+                launch(gpus, sys.argv[1:])
+            record = read_record(folder / "record.json")
+        else:
+            with stopped_by_sigterm(), joined() as world:
+                if not world.leads:
+                    follow_claim(
+                        found, setting, seed=seed, out=out, max_minutes=max_minutes, world=world
+                    )
+                    return
+                start = f"{found.id}/{setting}, seed {seed}: {len(arms)} arms into {folder}"
+                print(start, file=sys.stderr)
+                with StageProgress() as show:
+                    record = run_claim(
+                        found,
+                        setting,
+                        seed=seed,
+                        out=out,
+                        source=Source(cast(Any, entry.value), files) if files else None,
+                        max_minutes=max_minutes,
+                        on_progress=arm_progress(show, list(arms)),
+                        world=world,
+                    )
+            if is_launched():  # torchrun takes any other status than 0 for a crash
+                return
     except KeyboardInterrupt as stop:
         print("\ninterrupted; the same command continues the run", file=sys.stderr)
         code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED

@@ -33,8 +33,9 @@ from privimage.config import RunConfig
 from privimage.donor import Donor
 from privimage.environment import describe_environment
 from privimage.errors import ConfigError, UserError
-from privimage.pipeline import locked, run_pipeline
+from privimage.pipeline import follow_pipeline, locked, run_pipeline
 from privimage.privacy.accounting import compute_epsilon
+from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[str, str, int, int], None]  # (arm, stage, done, total)
@@ -56,11 +57,13 @@ def run_claim(
     source: Source | None = None,
     max_minutes: float | None = None,
     on_progress: OnProgress = lambda arm, stage, done, total: None,
+    world: World = ALONE,
 ) -> ClaimRecord:
     """Run all arms into `out/CLAIM/SETTING/seedN/ARM` and return the record written beside them.
 
     `source` is where the first stages come from (`--from`); with `max_minutes` every stage only
-    takes its first steps. A UserError passes through; anything else becomes a RunFailedError that
+    takes its first steps. With several processes the leader of `world` calls this and the others
+    `follow_claim`. A UserError passes through; anything else becomes a RunFailedError that
     names the log.
     """
     setting = claim.setting(setting_name)
@@ -77,7 +80,7 @@ def run_claim(
         record = ClaimRecord(claim.id, setting_name, seed, arms={}, environment={}, seconds=0.0)
         for arm, config in configs.items():
             donor = donor_of(setting, arm, folder, source)
-            found = _run_arm(arm, config, folder, donor, on_progress)
+            found = _run_arm(arm, config, folder, donor, on_progress, world)
             found["data"]["stands_in_for"] = {role: absent for role, (absent, _) in replaced}
             arms = {**record.arms, arm: found}
             record = dataclasses.replace(
@@ -88,6 +91,24 @@ def run_claim(
             )
             write_record(folder / "record.json", record)
     return record
+
+
+def follow_claim(
+    claim: Claim,
+    setting_name: str,
+    *,
+    seed: int,
+    out: Path,
+    max_minutes: float | None = None,
+    world: World,
+) -> None:
+    """What every process but the leader does; a claim that trains nothing is the leader's alone."""
+    if claim.setting(setting_name).calculation is not None:
+        return
+    folder = record_folder(out, claim.id, setting_name, seed)
+    configs = resolve_arms(claim, setting_name, seed=seed, max_minutes=max_minutes)
+    for arm, config in configs.items():
+        follow_pipeline(config, folder / arm, world=world)
 
 
 def run_calculation(claim: Claim, setting_name: str, *, seed: int, out: Path) -> ClaimRecord:
@@ -154,7 +175,12 @@ def logged_to(path: Path) -> Iterator[None]:
 
 
 def _run_arm(
-    arm: str, config: RunConfig, folder: Path, donor: Donor | None, on_progress: OnProgress
+    arm: str,
+    config: RunConfig,
+    folder: Path,
+    donor: Donor | None,
+    on_progress: OnProgress,
+    world: World,
 ) -> dict[str, Any]:
     def progress(stage: str, done: int, total: int) -> None:
         on_progress(arm, stage, done, total)
@@ -162,7 +188,12 @@ def _run_arm(
     logger.info("arm %s of %s, seed %d", arm, config.name, config.seed)
     try:
         return run_pipeline(
-            config, folder / arm, shared=folder / SHARED, donor=donor, progress=progress
+            config,
+            folder / arm,
+            shared=folder / SHARED,
+            donor=donor,
+            progress=progress,
+            world=world,
         )
     except UserError as error:
         logger.error("arm %s: %s", arm, error)

@@ -142,7 +142,7 @@ def dp_sgd_step(
         poisson_sample(source, num_images, rate=num_drawn / num_images)
         sampling.append(time.perf_counter() - started)
         drawn = torch.randint(num_images, (num_drawn,), generator=generator)
-        examples = noisy_examples(sensitive, drawn, denoiser, config, generator=generator)
+        examples = noisy_examples(sensitive, drawn, denoiser, config, seed=0, step=0)
         gradient = noisy_mean_gradient(
             clipped_sum_of(examples), source=source, clip_norm=1e-3, noise_multiplier=1.0,
             expected_batch_size=num_drawn,

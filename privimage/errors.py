@@ -35,6 +35,12 @@ class DataInvalidError(UserError):
     exit_code = 4
 
 
+class PeerLostError(UserError):
+    """Another process of the same run can no longer be reached."""
+
+    exit_code = 5
+
+
 class MemoryRanOutError(UserError):
     """The machine or the GPU has less memory than the work needs."""
 

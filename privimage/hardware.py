@@ -58,10 +58,13 @@ def default_num_workers(device: torch.device, num_threads: int = 0) -> int:
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on, where the system tells, else all of them."""
+    """The cores that this process may run on, where the system tells, else all of them; its share
+    where torchrun started several processes on this machine.
+    """
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -8,6 +8,7 @@ else in the folder is public or released through the ledger.
 
 import fcntl
 import logging
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -36,13 +37,15 @@ from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.donor import Donor
 from privimage.durable import write_durably, write_json_durably
-from privimage.errors import ConfigError, RunFolderError
+from privimage.errors import ConfigError, DataInvalidError, RunFolderError
 from privimage.hardware import usable_cores
+from privimage.privacy.ledger import PrivacyLedger
 from privimage.record import MEASURED, make_record, write_statement
 from privimage.semantics.query import QUERY, check_selection_fits
 from privimage.stages import STAGES, ImageSets, Run, Stage
 from privimage.stages.run import checkpoint_folder
 from privimage.training.runlog import Progress, silent
+from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +58,14 @@ def run_pipeline(
     donor: Donor | None = None,
     progress: Progress = silent,
     data_root: Path | None = None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Run all stages in `folder` and return the record (also in record.json).
 
     `shared` is a folder for the public query network, so that several runs train it once; `donor`
-    a run to take the first stages from. Raises a UserError before any work for what a user can
-    put right, and BudgetError if the promise cannot be kept.
+    a run to take the first stages from. With several processes this is what the leader of `world`
+    calls, and `follow_pipeline` what the others call. Raises a UserError before any work for what
+    a user can put right, and BudgetError if the promise cannot be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     if donor is not None:
@@ -78,14 +83,59 @@ def run_pipeline(
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
         key = data_key(folder)
         real_test_id = None if sets.real_test is None else sets.real_test.fingerprint(key)
+        introduce(world, sets, ledger)
         run = Run(
-            config, sets, folder, shared or folder, ledger, source, progress, real_test_id, donor
-        )  # fmt: skip
+            config,
+            sets,
+            folder,
+            shared or folder,
+            ledger,
+            source,
+            progress,
+            real_test_id,
+            donor,
+            world,
+        )
         measured = {stage.name: run_stage(run, stage) for stage in STAGES}
         record = make_record(run, measured)
         write_statement(run)
         write_json_durably(folder / "record.json", record)
     return record
+
+
+def follow_pipeline(
+    config: RunConfig, folder: Path, *, world: World, data_root: Path | None = None
+) -> None:
+    """What every process but the leader does while that one is in `run_pipeline`: its part of the
+    work. It reads images, and neither reads nor writes the run folder.
+    """
+    torch.set_num_threads(config.performance.num_threads or usable_cores())
+    sets = load_image_sets(config, data_root=data_root)
+    ledger = introduce(world, sets, None)
+    source = random_source(config)
+    run = Run(config, sets, folder, folder, ledger, source, silent, None, world=world)
+    for stage in STAGES:
+        world.meet()
+        if world.agree(False):
+            with memory.explained(stage.name):
+                stage.work(run)
+
+
+def introduce(world: World, sets: ImageSets, ledger: PrivacyLedger | None) -> PrivacyLedger:
+    """Give the followers a copy of the leader's ledger, and see that all read the same images."""
+    world.meet()
+    if world.size == 1:
+        assert ledger is not None
+        return ledger
+    once = world.tell(secrets.token_hex(32))
+    own = sets.sensitive.fingerprint(bytes.fromhex(once))
+    content, leaders = world.tell((ledger.to_dict() if ledger else {}, own))
+    if own != leaders:
+        raise DataInvalidError(
+            f"process {world.rank} reads other images as {sets.sensitive.source} than the leader; "
+            "give all machines the same data"
+        )
+    return ledger or PrivacyLedger.replica(content)
 
 
 def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> ImageSets:
@@ -143,6 +193,7 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
     folder = run.shared if stage.is_shared else run.folder
     inputs = run.inputs(stage)
     if manifest.is_done(folder, stage.name, inputs):
+        follow_me(run, work=False)
         logger.info("%s: done before", stage.name)
         before = manifest.read(folder, stage.name) or {}
         return {key: before[key] for key in MEASURED if key in before}
@@ -153,6 +204,7 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
     manifest.start(folder, stage.name, inputs)
     was_reset = memory.reset_peaks(run.device)
     started = time.monotonic()
+    follow_me(run, work=donor is None)
     with memory.explained(stage.name):
         outputs = take_over(run, stage, donor, folder) if donor else stage.work(run)
     measured: dict[str, float] = {"seconds": round(time.monotonic() - started, 2)}
@@ -162,6 +214,12 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
     shutil.rmtree(checkpoint_folder(folder, stage.name), ignore_errors=True)
     logger.info("%s: %.1f s", stage.name, measured["seconds"])
     return measured
+
+
+def follow_me(run: Run, *, work: bool) -> None:
+    """Tell the other processes whether the next stage has work for them."""
+    run.world.meet()
+    run.world.agree(work)
 
 
 def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:

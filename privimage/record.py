@@ -1,49 +1,55 @@
-"""What a finished run says of itself: the record for machines, the privacy statement for people.
+"""What a finished run says of itself: the record for machines, privacy statement and model card
+for people.
 
 Metrics, budget, selection, times, memory and environment. Everything in it is public or was
 released through the ledger; a reported epsilon is the ledger's, never the configuration's.
 """
 
+import hashlib
 import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from privimage.durable import write_durably, write_json_durably
 from privimage.environment import describe_environment
-from privimage.privacy.statement import privacy_statement, statement_markdown
-from privimage.semantics.query import QUERY
+from privimage.model_card import model_card
+from privimage.privacy.statement import (
+    Circumstances,
+    Release,
+    privacy_statement,
+    statement_markdown,
+)
+from privimage.semantics.query import QUERY, query_sensitivity
 from privimage.stages import Run, num_parameters
 from privimage.training.finetune import DP_SGD
 
 RECORD_FORMAT = 1
 MEASURED = ("seconds", "peak_memory_mib", "peak_gpu_memory_mib")
+# what of a run folder follows from charged results or public data alone
+RELEASED = {
+    "model.safetensors": "weights of the generator, averaged over the steps",
+    "pretrained.safetensors": "weights before fine-tuning, from public images alone but for the "
+    "choice of classes; averaged in `pretrained_ema.safetensors`",
+    "images.npz": "synthetic images with their labels, and `images/` and `samples.png` from it",
+    "query/answer.json": "the noisy histogram of public classes",
+    "query/selection.json": "the chosen public classes, and pictures of them from the public set",
+    "stats.jsonl": "norms of noisy gradients, losses of public images (but see below)",
+    "ledger.json": "every use of the sensitive images",
+    "model_card.md": "what the model is; its scores on real images, if any, are not covered",
+}
 
 
 def make_record(run: Run, measured: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Metrics, budget, selection, times and environment of a finished run; nothing private."""
-    config, ledger = run.config, run.ledger
-    sgd, public = ledger.reserved[DP_SGD], run.sets.public_if_loaded
-    privacy = {
-        "epsilon": ledger.epsilon(config.privacy.accountant),
-        "epsilon_rdp": ledger.epsilon("rdp"),
-        "epsilon_pld": ledger.epsilon("pld"),
-        "target_epsilon": config.privacy.epsilon,
-        "delta": config.privacy.delta,
-        "accountant": config.privacy.accountant,
-        "query_noise_multiplier": ledger.reserved[QUERY].noise_multiplier
-        if QUERY in ledger.reserved
-        else None,
-        "sgd_noise_multiplier": sgd.noise_multiplier,
-        "sampling_rate": sgd.sampling_rate,
-        "steps": ledger.charged(DP_SGD),
-        "clip_norm": config.privacy.clip_norm,
-    }
+    config, public = run.config, run.sets.public_if_loaded
     return {
         "format": RECORD_FORMAT,
         "name": config.name,
         "seed": config.seed,
         "insecure": run.source.insecure,
         "metrics": json.loads((run.folder / "metrics.json").read_text()),
-        "privacy": privacy,
+        "privacy": _privacy(run),
         "selection": json.loads((run.folder / "query/selection.json").read_text()),
         "model": {"num_parameters": num_parameters(run)},
         "data": {
@@ -61,14 +67,84 @@ def make_record(run: Run, measured: dict[str, dict[str, float]]) -> dict[str, An
 
 
 def write_statement(run: Run) -> None:
-    """The privacy statement beside the results, in JSON and in words."""
-    statement = privacy_statement(
-        run.ledger,
-        clip_norm=run.config.privacy.clip_norm,
-        evaluated_on_real_images=run.sets.real_test is not None,
-    )
+    """The privacy statement beside the results, in JSON and in words, and the model card."""
+    statement = privacy_statement(run.ledger, circumstances(run))
     write_json_durably(run.folder / "privacy_statement.json", statement)
     write_durably(run.folder / "privacy_statement.md", statement_markdown(statement).encode())
+    write_durably(run.folder / "model_card.md", model_card(run, statement).encode())
+
+
+def circumstances(run: Run) -> Circumstances:
+    """What the statement needs and the ledger does not hold."""
+    config, size = run.config, run.sets.sensitive.public_size
+    votes, evaluated = config.selection.classes_per_label, run.sets.real_test is not None
+    query = Release(
+        "a histogram of public classes with Gaussian noise in every cell, empty ones included",
+        query_sensitivity(votes),
+        f"One image changes {votes} cells by 1, so the histogram by the square root of {votes}.",
+    )
+    sgd = Release(
+        "a noisy gradient per step; weights, their average and images follow from it",
+        config.privacy.clip_norm,
+        "The gradient of each image is clipped to the clip norm before it is added to the sum.",
+        taken=steps_taken(run),
+    )
+    return Circumstances(
+        releases={QUERY: query, DP_SGD: sgd},
+        files={
+            name: what
+            for name, what in RELEASED.items()
+            if name == "model_card.md" or (run.folder / name).exists()
+        },
+        clip_norm=config.privacy.clip_norm,
+        noise_multiplicity=config.finetune.noise_multiplicity,
+        public_size=size,
+        expected_batch_size=config.privacy.sampling_rate * size,
+        code=code_identity(),
+        evaluated_on_real_images=evaluated,
+        compared_with_real_training=evaluated and config.evaluation.real_ceiling,
+        taken_over=run.donor.entry if run.donor else None,
+    )
+
+
+def steps_taken(run: Run) -> int | None:
+    """How many charged steps are in the model; None if it was made where that was not noted."""
+    home = run.donor.folder if run.donor and run.donor.brings_ledger else run.folder
+    path = home / "finetune.json"
+    return json.loads(path.read_text())["steps_taken"] if path.exists() else None
+
+
+def code_identity() -> dict[str, str]:
+    """The package's version, and SHA-256 over its sources: the same wherever they lie."""
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    try:
+        number = version("privimage")
+    except PackageNotFoundError:
+        number = "(not installed)"
+    return {"version": number, "sha256": digest.hexdigest()}
+
+
+def _privacy(run: Run) -> dict[str, Any]:
+    promised, ledger = run.config.privacy, run.ledger
+    query, sgd = ledger.reserved.get(QUERY), ledger.reserved[DP_SGD]
+    taken = steps_taken(run)
+    return {
+        "epsilon": ledger.epsilon(promised.accountant),
+        "epsilon_rdp": ledger.epsilon("rdp"),
+        "epsilon_pld": ledger.epsilon("pld"),
+        "target_epsilon": promised.epsilon,
+        "delta": promised.delta,
+        "accountant": promised.accountant,
+        "query_noise_multiplier": query.noise_multiplier if query else None,
+        "sgd_noise_multiplier": sgd.noise_multiplier,
+        "sampling_rate": sgd.sampling_rate,
+        "steps": ledger.charged(DP_SGD),
+        **({} if taken is None else {"steps_taken": taken}),
+        "clip_norm": promised.clip_norm,
+    }
 
 
 def _peaks(measured: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

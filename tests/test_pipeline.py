@@ -21,6 +21,7 @@ PRODUCTS = (
     "images.npz",
     "ledger.json",
     "model.safetensors",
+    "model_card.md",
     "privacy_statement.json",
     "privacy_statement.md",
     "query/answer.json",

@@ -43,7 +43,11 @@ def loss_weight(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 def sample_noise_levels(num: int, *, generator: torch.Generator) -> Float[Tensor, " num"]:
     """Independent noise levels of training, on the generator's device."""
-    normal = torch.randn(num, generator=generator, device=generator.device)
+    return noise_levels(torch.randn(num, generator=generator, device=generator.device))
+
+
+def noise_levels(normal: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Noise levels of training from standard normal draws."""
     return (LOG_SIGMA_MEAN + LOG_SIGMA_STANDARD_DEVIATION * normal).exp()
 
 

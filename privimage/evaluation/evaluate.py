@@ -6,6 +6,7 @@ distance in the query network's features, and FID beside it where the Inception 
 hand.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from privimage.evaluation.features import (
 from privimage.evaluation.frechet import frechet_distance
 from privimage.evaluation.utility import CLASSIFIER_KINDS, UtilityConfig, classify_with
 from privimage.semantics.classifier import QueryNetwork
+from privimage.world import ALONE, World
 
 
 def evaluate(
@@ -42,10 +44,12 @@ def evaluate(
     inception_weights: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     new_checkpoint: Callable[[str], Checkpoint] = lambda part: NOT_KEPT,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Metrics by name. With `real_train` the same numbers for real images stand beside them
     ("real_..."). `new_checkpoint` gives the place of a part's state, "metrics" or a classifier's
-    name, so that an interrupted evaluation continues.
+    name, so that an interrupted evaluation continues. The processes of `world` share features and
+    the CNN; the result is the leader's.
     """
     candidates = {"": (images, labels)}
     if real_train is not None:
@@ -53,8 +57,8 @@ def evaluate(
     extractors = [query_network_extractor(network, device=device)]
     if inception := inception_extractor(inception_weights, device=device):
         extractors.append(inception)
-    known = new_checkpoint("metrics")
-    metrics: dict[str, Any] = known.load() or {}
+    keeper = new_checkpoint("metrics")
+    metrics: dict[str, Any] = world.tell(keeper.load()) or {}
     total = len(candidates) * (len(extractors) + len(CLASSIFIER_KINDS) * with_classifiers)
     done = 0
     for prefix, (candidate, candidate_labels) in candidates.items():
@@ -62,11 +66,13 @@ def evaluate(
         metrics[prefix + "frechet_num_images"] = len(sample)
         for extractor in extractors:
             if (name := prefix + extractor.metric) not in metrics:
-                metrics[name] = frechet_to_real(sample, real_test, extractor)
-                known.save(metrics)
+                metrics[name] = frechet_to_real(sample, real_test, extractor, world=world)
+                keeper.save(metrics)
             on_progress(done := done + 1, total)
         for kind in CLASSIFIER_KINDS if with_classifiers else ():
-            if (name := f"{prefix}{kind}_accuracy") not in metrics:
+            if (name := f"{prefix}{kind}_accuracy") not in metrics and (
+                kind == "cnn" or world.leads
+            ):
                 metrics[name] = classify_with(
                     kind,
                     candidate,
@@ -77,20 +83,27 @@ def evaluate(
                     config=utility_config(config, seed=seed, device=device),
                     # weights that come from private images stay in memory
                     checkpoint=NOT_KEPT if prefix else new_checkpoint(kind),
+                    world=world,
                 )
-                known.save(metrics)
+                keeper.save(metrics)
             on_progress(done := done + 1, total)
     metrics["frechet_reference_num_images"] = len(real_test)
     return metrics
 
 
 def frechet_to_real(
-    images: UInt8[Tensor, "num channel height width"], real: ImageSet, extractor: Extractor
+    images: UInt8[Tensor, "num channel height width"],
+    real: ImageSet,
+    extractor: Extractor,
+    *,
+    world: World = ALONE,
 ) -> float:
-    """Frechet distance between the features of `images` and those of the real images."""
-    synthetic = extract_statistics(images, extractor, batch_size=500)
-    reference = extract_statistics(real.images, extractor, batch_size=500)
-    return frechet_distance(synthetic, reference)
+    """Frechet distance between the features of `images` and those of the real images; the
+    leader's, and not a number on the others.
+    """
+    synthetic = extract_statistics(images, extractor, batch_size=500, world=world)
+    reference = extract_statistics(real.images, extractor, batch_size=500, world=world)
+    return frechet_distance(synthetic, reference) if world.leads else math.nan
 
 
 def utility_config(config: EvaluationConfig, *, seed: int, device: torch.device) -> UtilityConfig:

@@ -25,6 +25,7 @@ from privimage.durable import file_sha256
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation.frechet import FeatureStatistics
 from privimage.semantics.classifier import QueryNetwork
+from privimage.world import ALONE, World
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256_PREFIX = (
@@ -82,12 +83,33 @@ def inception_extractor(
 
 
 def extract_statistics(
-    images: UInt8[Tensor, "num channel height width"], extractor: Extractor, batch_size: int
+    images: UInt8[Tensor, "num channel height width"],
+    extractor: Extractor,
+    batch_size: int,
+    *,
+    world: World = ALONE,
 ) -> FeatureStatistics:
-    """Statistics of all images, however they are cut into batches."""
-    batches = images.split(batch_size)
-    parts = (FeatureStatistics.of(extractor(batch)) for batch in batches)
-    return reduce(FeatureStatistics.merge, parts)
+    """Statistics of all images, however they are cut into batches and over processes.
+
+    Each process of `world` takes its part; the union is on the leader, on the others their part.
+    """
+    batches = images[world.rows(len(images))].split(batch_size)
+    parts = (FeatureStatistics.of(extractor(batch)) for batch in batches if len(batch))
+    own = reduce(FeatureStatistics.merge, parts, _none(extractor.dims))
+    world.meet()
+    union = own
+    for sender in range(1, world.size):
+        mean = world.send_to_leader(own.mean, sender=sender)
+        covariance = world.send_to_leader(own.covariance, sender=sender)
+        num = world.send_to_leader(torch.tensor([own.num]), sender=sender)
+        if world.leads:
+            union = union.merge(FeatureStatistics(mean, covariance, int(num)))
+    return union
+
+
+def _none(dims: int) -> FeatureStatistics:
+    zeros = torch.zeros(dims, dtype=torch.float64)
+    return FeatureStatistics(zeros, torch.outer(zeros, zeros), 0)
 
 
 def _load_inception(path: Path, sha256_prefix: str) -> nn.Module:

@@ -36,6 +36,8 @@ class FeatureStatistics:
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of the union, by the pairwise update of Chan, Golub & LeVeque (1983)."""
+        if 0 in (self.num, other.num):
+            return self if other.num == 0 else other
         num = self.num + other.num
         shift = other.mean - self.mean
         scatter = (

@@ -19,6 +19,7 @@ from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import SAMPLERS
 from privimage.errors import ConfigError
 from privimage.hardware import Compute, Workers, autocast
+from privimage.world import ALONE, World
 
 
 def generate_images(
@@ -34,13 +35,15 @@ def generate_images(
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     on_progress: Callable[[int], None] | None = None,
     checkpoint: Checkpoint = NOT_KEPT,
+    world: World = ALONE,
 ) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
     """Images and labels on the CPU, image i of class i mod num_classes.
 
     With `num_classes` 0 (an unconditional network) all labels are 0. The noise comes from
     `generator`, which lives on `device`; another batch size gives other images, another number of
     workers the same, and so does an interruption if there is a `checkpoint`. Puts `denoiser` in
-    evaluation mode. `on_progress` gets the number of images done.
+    evaluation mode. `on_progress` gets the number of images done. The processes of `world` take the
+    batches in turn; the leader gets all images, and only there are they all in the result.
     """
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler is {sampler!r}; choose one of {', '.join(SAMPLERS)}")
@@ -59,23 +62,29 @@ def generate_images(
             drawn = SAMPLERS[sampler](denoise, latents, classes, num_steps=num_steps)
             return to_uint8(drawn).cpu()
 
-    done = 0
-    if (state := checkpoint.load()) is not None:
-        done = len(state["images"])
-        images[:done] = state["images"]
-    for start in range(0, num_images, batch_size):
-        part = slice(start, min(start + batch_size, num_images))
-        latents = torch.randn(images[part].shape, generator=generator, device=device)
-        if part.stop <= done:
-            continue
-        classes = labels[part].to(device) if num_classes else None
-        shares = workers.shares(len(latents))
-        pieces = [(latents[share], None if classes is None else classes[share]) for share in shares]
-        images[part] = torch.cat(workers.map(lambda piece: draw(*piece), pieces))
-        if checkpoint.is_due():
-            checkpoint.save({"images": images[: part.stop].clone()})
-        if on_progress is not None:
-            on_progress(part.stop)
+    known = world.tell(checkpoint.load())
+    done = 0 if known is None else len(known["images"])
+    images[:done] = known["images"] if known is not None else images[:0]
+    batches = [slice(a, min(a + batch_size, num_images)) for a in range(0, num_images, batch_size)]
+    for first in range(0, len(batches), world.size):
+        together = batches[first : first + world.size]
+        for sender, part in enumerate(together):  # all draw the noise, so that all streams agree
+            latents = torch.randn(images[part].shape, generator=generator, device=device)
+            if part.stop > done and sender == world.rank:
+                classes = labels[part].to(device) if num_classes else None
+                shares = workers.shares(len(latents))
+                pieces = [
+                    (latents[share], None if classes is None else classes[share])
+                    for share in shares
+                ]
+                images[part] = torch.cat(workers.map(lambda piece: draw(*piece), pieces))
+        for sender, part in enumerate(together):
+            if part.stop > done:
+                images[part] = world.send_to_leader(images[part], sender=sender)
+        if checkpoint.is_due() and together[-1].stop > done:
+            checkpoint.save({"images": images[: together[-1].stop].clone()})
+        if on_progress is not None and together[-1].stop > done:
+            on_progress(together[-1].stop)
     return images, labels
 
 

@@ -22,6 +22,7 @@ from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
 from privimage.semantics.classifier import accuracy, flip_randomly, train_query_network
+from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 ClassifierKind = Literal["logistic_regression", "mlp", "cnn"]
@@ -53,9 +54,10 @@ def classify_with(
     num_classes: int,
     config: UtilityConfig,
     checkpoint: Checkpoint = NOT_KEPT,
+    world: World = ALONE,
 ) -> float:
-    """Accuracy in [0, 1] on the test images after training on the others; a `checkpoint` is of use
-    to the CNN alone.
+    """Accuracy in [0, 1] on the test images after training on the others; a `checkpoint` and other
+    processes are of use to the CNN alone.
     """
     if kind == "cnn":
         network = train_cnn(
@@ -64,6 +66,7 @@ def classify_with(
             num_classes=num_classes,
             config=config,
             checkpoint=checkpoint,
+            world=world,
         )
         return accuracy(
             network,
@@ -94,6 +97,7 @@ def train_cnn(
     num_classes: int,
     config: UtilityConfig,
     checkpoint: Checkpoint = NOT_KEPT,
+    world: World = ALONE,
 ) -> "UtilityCnn":
     """A new CNN, trained by the same loop as the query network."""
     with torch.random.fork_rng(devices=[]):
@@ -118,6 +122,7 @@ def train_cnn(
         seed=config.seed,
         device=config.device,
         checkpoint=checkpoint,
+        world=world,
     )
     return network
 

@@ -112,6 +112,12 @@ class PrivacyLedger:
             random_source=random_source,
         )
 
+    @staticmethod
+    def replica(content: dict[str, Any]) -> "PrivacyLedger":
+        """A copy in memory of what `to_dict` gave, for a process that may read but not spend."""
+        terms = dict(content)
+        return PrivacyLedger(None, terms, _entries(terms.pop("events")))
+
     @property
     def reserved(self) -> dict[str, Mechanism]:
         """What has been set aside, by name; a mechanism's count is the number of uses allowed."""
@@ -215,16 +221,20 @@ def _to_dict(terms: dict[str, Any], entries: dict[str, _Entry]) -> dict[str, Any
     return {**terms, "events": events}
 
 
+def _entries(events: list[dict[str, Any]]) -> dict[str, _Entry]:
+    return {
+        event["name"]: _Entry(
+            Mechanism(event["noise_multiplier"], event["sampling_rate"], event["reserved"]),
+            charged=event["charged"],
+        )
+        for event in events
+    }
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, _Entry]]:
     try:
         terms = json.loads(path.read_text())
-        entries = {
-            event["name"]: _Entry(
-                Mechanism(event["noise_multiplier"], event["sampling_rate"], event["reserved"]),
-                charged=event["charged"],
-            )
-            for event in terms.pop("events")
-        }
+        entries = _entries(terms.pop("events"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{path} cannot be read as a privacy ledger ({type(error).__name__}); restore it "

@@ -1,43 +1,93 @@
 """What a run guarantees, in JSON and in words for whoever must approve a release.
 
-Every figure comes from the ledger; the clip norm is repeated for the record. Holds nothing private.
-It also says what the guarantee does not cover, because that is the part that people assume.
+Every figure of the budget comes from the ledger; what the ledger does not hold is told by the
+caller (`Circumstances`) and is public. Holds nothing private. It also says what the guarantee does
+not cover, because that is the part that people assume.
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from privimage.privacy.ledger import PrivacyLedger
 
-FORMAT = 1
+FORMAT = 2
 NOT_COVERED = (
-    "Other runs on the same images: each has its own ledger, and their epsilons add up.",
-    "Choices made by looking at the sensitive images: settings, class names and the public image "
-    "set are taken to be public.",
-    "The published size of the image set, the size of its images and the names of its classes, "
-    "which the method uses as public facts.",
+    "Other runs on the same images: each has its own ledger, and their epsilons and deltas add up, "
+    "also those of runs whose results were thrown away.",
+    "Choices made by looking at the sensitive images or at earlier results from them: settings, "
+    "number of steps and the public image set are taken to follow from public knowledge, and so "
+    "is the choice to publish this run and not another.",
     "Several images of one person: the unit is one image, and n images of one person are protected "
-    "by about n times this epsilon.",
-    "The images of the public set, which are used without any protection.",
-    "Side channels: run times, memory, temporary files and logs of the machine, and floating-point "
-    "effects beyond those that the noise generator removes.",
+    "by n times this epsilon at best, with a larger delta.",
+    "The images of the public set, which are used without any protection; a sensitive image that "
+    "is in it as well is not protected.",
+    "Side channels: run times, memory, temporary files and the machine's own logs. Times and peak "
+    "memory depend on the number of images drawn.",
+    "Floating point: noise and values are rounded to one grid, so that low bits tell nothing "
+    "(Mironov 2012), but there is no proof for the mathematics library's log, sin and cos, their "
+    "time is not constant, and the noise ends at 8.57 standard deviations. Gradients are clipped "
+    "and summed in float32, so sensitivities hold up to its rounding.",
 )
 REAL_EVALUATION = (
     "Scores computed with real test images: they are exact, concern those images, and are not "
     "counted in this budget."
 )
+REAL_CEILING = (
+    "Scores of classifiers trained on the sensitive images themselves, for comparison: they are "
+    "exact and are not counted in this budget."
+)
+MONITORING = (
+    "No loss, score or picture of sensitive images is computed or written down during training, "
+    "and no state of the model is chosen by one."
+)
 LABEL_FREQUENCIES = (
     "Class frequencies of the sensitive images are never asked for; images are generated in equal "
     "numbers for all classes."
 )
+KEPT_BACK = (
+    "`private/` holds the key that names the images, and must never leave",
+    "`record.json`, `stages/` and the clock readings in `stats.jsonl` tell times and memory, which "
+    "depend on the number of images",
+    "`config.yaml` and `record.json` name the place of the images, and `record.json` and "
+    "`metrics.json` hold scores on real images where there are any",
+)
 
 
-def privacy_statement(
-    ledger: PrivacyLedger, *, clip_norm: float, evaluated_on_real_images: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Release:
+    """What one mechanism of the ledger gives out at each use, and why its sensitivity holds.
+
+    `sensitivity` is the L2 norm of the most that adding or removing one image changes before
+    noise is added. `taken` is how many charged uses are in what was released, if that is known.
+    """
+
+    what: str
+    sensitivity: float
+    reason: str
+    taken: int | None = None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a statement needs beside the ledger; all of it public."""
+
+    releases: Mapping[str, Release]  # by the mechanism's name in the ledger
+    files: Mapping[str, str]  # what may be published, in words
+    clip_norm: float
+    noise_multiplicity: int
+    public_size: int
+    expected_batch_size: float
+    code: Mapping[str, str]  # version and SHA-256 of the sources
+    evaluated_on_real_images: bool
+    compared_with_real_training: bool
+    taken_over: str | None = None  # the entry, if stages come from another run
+
+
+def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, Any]:
     """The statement as JSON-able values: target, spent, mechanisms, what is not covered."""
     record = ledger.to_dict()
-    not_covered = [*NOT_COVERED, *([REAL_EVALUATION] if evaluated_on_real_images else [])]
     return {
         "format": FORMAT,
         "guarantee": not record["insecure"],
@@ -52,23 +102,26 @@ def privacy_statement(
             "epsilon_pld": ledger.epsilon("pld"),
             "delta": record["delta"],
         },
-        "mechanisms": [_mechanism(event) for event in record["events"]],
-        "clip_norm": clip_norm,
+        "mechanisms": [_mechanism(e, about.releases[e["name"]]) for e in record["events"]],
+        "clip_norm": about.clip_norm,
+        "noise_multiplicity": about.noise_multiplicity,
+        "public_size": about.public_size,
+        "expected_batch_size": about.expected_batch_size,
+        "released": dict(about.files),
+        "kept_back": list(KEPT_BACK),
         "data_id": record["data_id"],
-        "not_covered": not_covered,
-        "notes": [LABEL_FREQUENCIES],
+        "code": dict(about.code),
+        "taken_over": about.taken_over,
+        "not_covered": _not_covered(about),
+        "notes": [MONITORING, LABEL_FREQUENCIES, *_taken_over(about.taken_over)],
     }
 
 
 def statement_markdown(statement: dict[str, Any]) -> str:
-    """The statement as a page of plain words."""
-    target, spent = statement["target"], statement["spent"]
-    rows = "\n".join(
-        f"| {m['name']} | {m['noise_multiplier']:.6g} | {m['sampling']} "
-        f"| {m['charged']} of {m['reserved']} |"
-        for m in statement["mechanisms"]
-    )
-    return f"""# Privacy statement
+    """The statement as a page of plain words, with a place to sign."""
+    target, spent, code = statement["target"], statement["spent"], statement["code"]
+    title = "Privacy statement: NO GUARANTEE" if statement["insecure"] else "Privacy statement"
+    return f"""# {title}
 
 {_verdict(statement)}
 
@@ -78,17 +131,28 @@ def statement_markdown(statement: dict[str, Any]) -> str:
   are upper bounds for everything below together.
 - Unit: {statement["unit"]}. Two image sets are neighbours if one is the other with one image
   added or removed.
-- Random numbers: {_source(statement)}
+- Random numbers of sampling and noise: {_source(statement)}
+- Code: privimage {code["version"]}; SHA-256 of its sources `{code["sha256"]}`.
+- The image set is named by a hash under a key that its owner keeps: `{statement["data_id"]}`.
 
 ## What was computed from the sensitive images
 
-| mechanism | noise multiplier | sampling | uses charged |
-|---|---|---|---|
-{rows}
+{_mechanism_table(statement["mechanisms"])}
 
-A noise multiplier is the standard deviation of the Gaussian noise divided by the most that one
-image can change the result; for gradients that is the clip norm, {statement["clip_norm"]:g}. Uses
-are recorded before their result is used.
+A noise multiplier is the noise's standard deviation divided by the sensitivity, the most that one
+image can change the result (L2 norm). Uses are recorded before their result is used.
+
+{_bullets(_mechanism_notes(statement))}
+
+## What may be published
+
+All of it follows from the results above at no further cost, or from public data.
+
+{_bullets(f"`{name}`: {what}" for name, what in statement["released"].items())}
+
+Keep the rest of the run folder to yourself:
+
+{_bullets(statement["kept_back"])}
 
 ## What is not covered
 
@@ -97,7 +161,10 @@ are recorded before their result is used.
 ## Notes
 
 {_bullets(statement["notes"])}
-- The image set is named in the ledger by a keyed hash: `{statement["data_id"]}`.
+
+## Decision
+
+{_decision(statement)}
 """
 
 
@@ -120,17 +187,80 @@ def _verdict(statement: dict[str, Any]) -> str:
         )
     rate = 100 * largest_guess_rate(epsilon=spent["epsilon"], delta=spent["delta"])
     return (
-        "The model and the generated images of this run are "
+        "What this run releases (listed below) is "
         f"({spent['epsilon']:.4f}, {spent['delta']:g})-differentially private. Someone who sees "
-        "them, knows all other images and guesses whether one given image was used is right at "
+        "it, knows all other images and guesses whether one given image was used is right at "
         f"most {rate:.3f} % of the time (50 % is a coin)."
     )
 
 
-def _mechanism(event: dict[str, Any]) -> dict[str, Any]:
+def _mechanism(event: dict[str, Any], release: Release) -> dict[str, Any]:
     rate = event["sampling_rate"]
     sampling = "all images" if rate == 1 else f"Poisson, each image with probability {rate:.6g}"
-    return {**event, "sampling": sampling}
+    told = {} if release.taken is None else {"taken": release.taken}
+    return {
+        **event,
+        **told,
+        "released": release.what,
+        "sampling": sampling,
+        "sensitivity_l2": release.sensitivity,
+        "sensitivity_reason": release.reason,
+        "noise_standard_deviation": release.sensitivity * event["noise_multiplier"],
+    }
+
+
+def _mechanism_table(mechanisms: list[dict[str, Any]]) -> str:
+    head = "| mechanism | sensitivity | noise multiplier | noise deviation | sampling | charged |"
+    rows = (
+        f"| {m['name']} | {m['sensitivity_l2']:.6g} | {m['noise_multiplier']:.6g} "
+        f"| {m['noise_standard_deviation']:.6g} | {m['sampling']} "
+        f"| {m['charged']} of {m['reserved']} |"
+        for m in mechanisms
+    )
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def _mechanism_notes(statement: dict[str, Any]) -> list[str]:
+    notes = []
+    for m in statement["mechanisms"]:
+        notes.append(f"{m['name']} gives out {m['released']}. {m['sensitivity_reason']}")
+        lost = m["charged"] - m.get("taken", m["charged"])
+        if lost:
+            notes.append(
+                f"{lost} of the {m['charged']} charged uses of {m['name']} were lost in a crash: "
+                "they count as spent, were not repeated, and are not in what is released."
+            )
+    return [
+        *notes,
+        f"Clip norm {statement['clip_norm']:g}; {statement['noise_multiplicity']} noise copies of "
+        "an image share one clipped gradient; the noisy sum is divided by "
+        f"{statement['expected_batch_size']:g}, which is sampling rate times published size.",
+    ]
+
+
+def _not_covered(about: Circumstances) -> list[str]:
+    public = (
+        f"Public facts that the method uses: the published size of the image set "
+        f"({about.public_size}), the size and colours of its images, the names of its classes. If "
+        "that is the true size, it is told to everybody."
+    )
+    scores = [REAL_EVALUATION] * about.evaluated_on_real_images
+    ceiling = [REAL_CEILING] * about.compared_with_real_training
+    return [public, *NOT_COVERED, *scores, *ceiling]
+
+
+def _taken_over(entry: str | None) -> list[str]:
+    if entry is None:
+        return []
+    if entry == "pretrained":
+        return [
+            "The answer of the semantic query was taken over from another run and is charged here "
+            "as well; what else that run released is in its own ledger."
+        ]
+    return [
+        "The private model was made by another run, whose ledger this is; clip norm, noise copies, "
+        "published size and code are those of this run's settings."
+    ]
 
 
 def _source(statement: dict[str, Any]) -> str:
@@ -139,5 +269,14 @@ def _source(statement: dict[str, Any]) -> str:
     return "the operating system's cryptographic generator."
 
 
-def _bullets(lines: list[str]) -> str:
+def _decision(statement: dict[str, Any]) -> str:
+    if statement["insecure"]:
+        return "There is nothing to approve: a run without a guarantee is not to be released."
+    blank = "_" * 40
+    fields = ("Conditions", "Name and office", "Date", "Signature")
+    boxes = ("[ ] approved for release", "[ ] refused")
+    return _bullets([*boxes, *(f"{name}: {blank}" for name in fields)])
+
+
+def _bullets(lines: Any) -> str:
     return "\n".join(f"- {line}" for line in lines)

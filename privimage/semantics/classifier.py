@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
+from privimage.synced_norm import synced
+from privimage.world import ALONE, World
 
 
 class QueryNetwork(nn.Module):
@@ -83,22 +85,26 @@ def train_query_network(
     on_step: Callable[[int, int, float], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     checkpoint: Checkpoint = NOT_KEPT,
+    world: World = ALONE,
 ) -> None:
     """Train in place by SGD and cross-entropy; the rate follows a cosine, one step an epoch.
 
     `seed` gives order and augmentation (initial weights are the caller's). The last, smaller batch
     of an epoch is left out; a set smaller than a batch is one batch. `on_step` gets (steps done,
     steps in all, loss); `should_stop` may end the training after any step. With a `checkpoint` an
-    interrupted training is continued to the same weights.
+    interrupted training is continued to the same weights. Every process of `world` calls it alike
+    and takes its part of each batch.
     """
-    network.to(device).train()
+    synced(network.to(device), world).train()
+    world.meet()
+    world.copy_from_leader_(list(network.state_dict().values()))
     optimizer = torch.optim.SGD(
         network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
     )
     generator, step = torch.Generator().manual_seed(seed), 0
     per_epoch = max(1, len(images) // batch_size)
     order = torch.empty(0, dtype=torch.int64)
-    if (state := checkpoint.load()) is not None:
+    if (state := world.tell(checkpoint.load())) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -112,9 +118,14 @@ def train_query_network(
         optimizer.param_groups[0]["lr"] = cosine_learning_rate(learning_rate, epoch, epochs)
         batch = shift_randomly(images[indices], augment_shift, generator=generator)
         batch = flip_randomly(batch, generator=generator) if horizontal_flip else batch
-        loss = _loss(network, batch.to(device), labels[indices].to(device))
+        mine = world.rows(len(batch))
+        part, of_part = batch[mine].to(device), labels[indices[mine]].to(device)
+        loss = _loss(network, part, of_part) * (len(part) / len(batch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        loss = loss.detach()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        world.sum_([loss, *gradients])
         optimizer.step()
         step += 1
         if checkpoint.is_due():
@@ -123,7 +134,7 @@ def train_query_network(
             checkpoint.save(state | progress)
         if on_step is not None:
             on_step(step, epochs * per_epoch, loss.item())
-        if should_stop():
+        if world.agree(should_stop()):
             break
     network.eval()
 

@@ -22,6 +22,7 @@ from privimage.hardware import autocast
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource, add_gaussian
+from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 QUERY = "semantic_query"
@@ -84,11 +85,15 @@ def semantic_query(
     device: torch.device,
     precision: str = "float32",
     keep: Callable[[Tensor], None] = lambda noisy: None,
+    world: World = ALONE,
 ) -> Float[Tensor, "label public_class"]:
     """Release the noisy histogram, charged to the ledger before it can be used.
 
     `keep` gets it just before the charge, to write it to a file that is marked private: a crash
     after the charge then loses nothing, and nobody may read that file before the charge.
+
+    Every process of `world` calls it alike and counts its part of the images; the counts meet on
+    the leader, whose ledger and source are used. The others get zeros.
 
     Sensitivity sqrt(k), adjacency add/remove of one image, every image takes part (sampling rate
     1); the released histogram is (epsilon, delta)-DP as the ledger accounts a Gaussian of
@@ -96,12 +101,14 @@ def semantic_query(
     cell, empty ones included (SPEC A.2).
     """
     check_selection_fits(sensitive.num_classes, num_public_classes, classes_per_image)
-    ledger.reserve(QUERY, query_mechanism(noise_multiplier))
-    ledger.check_charge(QUERY)
+    if world.leads:
+        ledger.reserve(QUERY, query_mechanism(noise_multiplier))
+        ledger.check_charge(QUERY)
+    mine = world.rows(len(sensitive))
     counts = count_top_classes(
         network,
-        sensitive.images,
-        sensitive.labels,
+        sensitive.images[mine],
+        sensitive.labels[mine],
         num_labels=sensitive.num_classes,
         num_public_classes=num_public_classes,
         classes_per_image=classes_per_image,
@@ -109,6 +116,10 @@ def semantic_query(
         device=device,
         precision=precision,
     )
+    world.meet()
+    world.sum_on_leader_([counts])
+    if not world.leads:
+        return torch.zeros_like(counts)
     deviation = query_sensitivity(classes_per_image) * noise_multiplier
     noisy = add_gaussian(source.stream(QUERY), counts, standard_deviation=deviation)
     del counts

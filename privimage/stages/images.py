@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privimage.checkpoint import load_weights
 from privimage.durable import write_durably, write_json_durably
 from privimage.evaluation.evaluate import evaluate
 from privimage.evaluation.generate import generate_images, sample_grid
@@ -36,7 +35,7 @@ def generate_inputs(run: Run) -> dict[str, Any]:
 def generate(run: Run) -> list[str]:
     """Draw class-balanced images from the finished model."""
     denoiser, config = new_denoiser(run), run.config.sampling
-    load_weights(run.folder / "model.safetensors", denoiser)
+    run.load_weights(run.folder / "model.safetensors", denoiser)
     names = run.sets.sensitive.class_names
     images, labels = generate_images(
         denoiser.eval(),
@@ -50,7 +49,10 @@ def generate(run: Run) -> list[str]:
         compute=run.compute,
         on_progress=lambda done: run.progress("generate", done, config.num_images),
         checkpoint=run.checkpoint("generate", of="generate"),
+        world=run.world,
     )
+    if not run.world.leads:
+        return []
     save_images(run.folder / "images.npz", images, labels, names)
     save_picture(run.folder / "samples.png", sample_grid(images, labels, names, per_class=10))
     return ["images.npz", "samples.png"]
@@ -81,22 +83,30 @@ def evaluate_inputs(run: Run) -> dict[str, Any]:
 
 def evaluate_images(run: Run) -> list[str]:
     """Frechet distance and classifier accuracy against real test images, where there are any."""
-    network = json.loads((run.shared / "query_network.json").read_text())
-    metrics: dict[str, Any] = {"query_network_accuracy": network["public_validation_accuracy"]}
+    metrics: dict[str, Any] = {}
     if run.sets.real_test is not None:
-        images, labels = load_images(run.folder / "images.npz")
-        metrics |= evaluate(
+        images = labels = torch.empty(0)
+        if run.world.leads:
+            images, labels = load_images(run.folder / "images.npz")
+        images, labels = run.world.tell((images, labels))
+        network = trained_query_network(run)
+        metrics = evaluate(
             images,
             labels,
             real_test=run.sets.real_test,
             real_train=run.sets.sensitive if run.config.evaluation.real_ceiling else None,
-            network=trained_query_network(run),
+            network=network,
             config=run.config.evaluation,
             with_classifiers=run.config.data.conditional,
             seed=run.config.seed,
             device=run.device,
             on_progress=partial(run.progress, "evaluate"),
             new_checkpoint=partial(run.checkpoint, of="evaluate"),
+            world=run.world,
         )
+    if not run.world.leads:
+        return []
+    facts = json.loads((run.shared / "query_network.json").read_text())
+    metrics["query_network_accuracy"] = facts["public_validation_accuracy"]
     write_json_durably(run.folder / "metrics.json", metrics)
     return ["metrics.json"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privimage.checkpoint import load_weights, save_weights
+from privimage.checkpoint import save_weights
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
 from privimage.diffusion.unet import UNet, UNetConfig
@@ -68,7 +68,8 @@ def pretrain_model(run: Run) -> list[str]:
             subset = unlabelled(run.sets.public, run.sets.sensitive.class_names)
         else:
             names = run.sets.sensitive.class_names
-            subset = public_subset(run.sets.public, read_selection(run), names)
+            selection = run.world.tell(read_selection(run) if run.world.leads else [])
+            subset = public_subset(run.sets.public, selection, names)
         checkpoint = run.checkpoint("pretrain", of="pretrain")
         ema = pretrain(
             denoiser,
@@ -78,11 +79,14 @@ def pretrain_model(run: Run) -> list[str]:
             seed=run.config.seed,
             compute=run.compute,
             checkpoint=checkpoint,
-            stats=run.folder / "stats.jsonl",
+            stats=run.stats,
             progress=run.progress,
             should_stop=run.stop(),
+            world=run.world,
         )
         averaged = ema.parameters
+    if not run.world.leads:
+        return []
     save_weights(run.folder / "pretrained.safetensors", denoiser.state_dict())
     save_weights(run.folder / "pretrained_ema.safetensors", averaged)
     return ["pretrained.safetensors", "pretrained_ema.safetensors"]
@@ -103,7 +107,7 @@ def finetune_model(run: Run) -> list[str]:
     denoiser = new_denoiser(run)
     averaged = run.config.finetune.start_from == "ema"
     start = "pretrained_ema.safetensors" if averaged else "pretrained.safetensors"
-    load_weights(run.folder / start, denoiser)
+    run.load_weights(run.folder / start, denoiser)
     average, steps_taken = finetune(
         denoiser,
         run.sets.sensitive,
@@ -114,10 +118,13 @@ def finetune_model(run: Run) -> list[str]:
         seed=run.config.seed,
         engine=finetune_engine(run, denoiser),
         checkpoint=run.checkpoint("finetune", of="finetune"),
-        stats=run.folder / "stats.jsonl",
+        stats=run.stats,
         progress=run.progress,
         should_stop=run.stop(),
+        world=run.world,
     )
+    if not run.world.leads:
+        return []
     save_weights(run.folder / "model.safetensors", average.parameters)
     steps = {"steps_taken": steps_taken, "steps_charged": run.ledger.charged(DP_SGD)}
     write_json_durably(run.folder / "finetune.json", steps)
@@ -129,12 +136,19 @@ def finetune_engine(run: Run, denoiser: Denoiser) -> Engine:
 
     A run that is continued keeps the engine that it began with: another one rounds differently.
     """
-    before = run.checkpoint("engine", of="finetune")
-    if (known := before.load()) is not None:
-        return Engine(**known)
+    kept = run.checkpoint("engine", of="finetune")
+    known = kept.load()
+    if known is None and run.world.leads:
+        known = dataclasses.asdict(chosen_engine(run, denoiser))
+        kept.save(known)
+    return Engine(**run.world.tell(known or {}))
+
+
+def chosen_engine(run: Run, denoiser: Denoiser) -> Engine:
+    """The engine that the settings name, or the one that is timed as the fastest."""
     wanted, mechanism = run.config.performance, run.ledger.reserved[DP_SGD]
     batch_size = max(1, round(mechanism.sampling_rate * run.sets.sensitive.public_size))
-    engine = choose_engine(
+    return choose_engine(
         denoising_loss,
         denoiser,
         partial(made_up_examples, denoiser, run.config.finetune),
@@ -146,5 +160,3 @@ def finetune_engine(run: Run, denoiser: Denoiser) -> Engine:
         compiled=wanted.compile,
         num_threads=wanted.num_threads,
     )
-    before.save(dataclasses.asdict(engine))
-    return engine

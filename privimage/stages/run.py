@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from privimage import manifest
-from privimage.checkpoint import Checkpoint
+from privimage.checkpoint import NOT_KEPT, Checkpoint, load_weights
 from privimage.config import RunConfig
 from privimage.data.image_set import ImageSet
 from privimage.donor import Donor
@@ -26,6 +27,7 @@ from privimage.hardware import Compute, default_num_workers, resolved_precision
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
 from privimage.training.runlog import Progress, Stop, after
+from privimage.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Run:
     progress: Progress
     real_test_id: str | None  # keyed like data_id: a plain hash would confirm a guess of the images
     donor: Donor | None = None  # where the first stages are taken from
+    world: World = ALONE  # only the leader reads and writes the folders
 
     @property
     def device(self) -> torch.device:
@@ -92,9 +95,22 @@ class Run:
 
     def checkpoint(self, name: str, *, of: str, shared: bool = False) -> Checkpoint:
         """The state `name` of the stage `of`, which has begun: it serves the same inputs only."""
+        if not self.world.leads:
+            return NOT_KEPT
         folder = self.shared if shared else self.folder
         inputs = (manifest.read(folder, of) or {}).get("inputs")
         return Checkpoint(checkpoint_folder(folder, of) / f"{name}.pt", belongs_to=inputs)
+
+    def load_weights(self, path: Path, model: nn.Module) -> None:
+        """Weights that an earlier stage left, on every process."""
+        if self.world.leads:
+            load_weights(path, model)
+        self.world.copy_from_leader_(list(model.state_dict().values()))
+
+    @property
+    def stats(self) -> Path | None:
+        """Where a stage tells its progress to machines."""
+        return self.folder / "stats.jsonl" if self.world.leads else None
 
     @property
     def data_id(self) -> str:
@@ -104,7 +120,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Stage:
-    """`inputs` are compared with the last manifest; `work` returns the files that it wrote."""
+    """`inputs` are compared with the last manifest; `work` returns the files that it wrote.
+
+    Every process of the run does the work; files are the leader's.
+    """
 
     name: str
     inputs: Callable[[Run], dict[str, Any]]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from privimage.checkpoint import load_weights, save_weights
+from privimage.checkpoint import save_weights
 from privimage.durable import write_json_durably
 from privimage.errors import RunFolderError
 from privimage.evaluation.generate import sample_grid
@@ -45,7 +45,7 @@ def train_network(run: Run) -> list[str]:
     held_out, training = order[: len(public) // 10], order[len(public) // 10 :]
     torch.manual_seed(run.config.seed)
     network = new_query_network(run, public.num_classes)
-    log = RunLog(run.folder / "stats.jsonl", stage="query_network")
+    log = RunLog(run.stats, stage="query_network")
 
     def on_step(step: int, total: int, loss: float) -> None:
         run.progress("query_network", step, total)
@@ -68,7 +68,10 @@ def train_network(run: Run) -> list[str]:
         on_step=on_step,
         should_stop=run.stop(),
         checkpoint=run.checkpoint("query_network", of="query_network", shared=True),
+        world=run.world,
     )
+    if not run.world.leads:
+        return []
     share = accuracy(
         network,
         public.images[held_out],
@@ -94,9 +97,12 @@ def new_query_network(run: Run, num_classes: int) -> QueryNetwork:
 
 
 def trained_query_network(run: Run) -> QueryNetwork:
-    facts = json.loads((run.shared / "query_network.json").read_text())
-    network = new_query_network(run, facts["num_classes"])
-    load_weights(run.shared / "query_network.safetensors", network)
+    """The classifier that the first stage left, on every process."""
+    facts: dict[str, Any] = {}
+    if run.world.leads:
+        facts = json.loads((run.shared / "query_network.json").read_text())
+    network = new_query_network(run, run.world.tell(facts)["num_classes"])
+    run.load_weights(run.shared / "query_network.safetensors", network)
     return network.eval()
 
 
@@ -119,10 +125,12 @@ def ask_query(run: Run) -> list[str]:
     """
     if run.config.selection.strategy != "semantic":
         return []
-    noisy = kept_answer(run)
-    if noisy is None:
+    noisy = kept_answer(run) if run.world.leads else None
+    if run.world.agree(noisy is None):
         noisy = ask(run)
-    elif not run.ledger.charged(QUERY):
+    if noisy is None or not run.world.leads:
+        return []
+    if not run.ledger.charged(QUERY):
         run.ledger.charge(QUERY)
     receipt = query_receipt(
         run.sets.sensitive,
@@ -144,15 +152,14 @@ def ask_query(run: Run) -> list[str]:
 
 def ask(run: Run) -> Tensor:
     """The noisy histogram, asked and paid for; RunFolderError if it was paid for before."""
-    if run.ledger.charged(QUERY):
+    if run.world.leads and run.ledger.charged(QUERY):
         raise RunFolderError(
             f"{run.folder} has already spent privacy budget on query and its result is no longer "
             "here; doing it again would spend it twice: use a new run folder"
         )
-    inputs = query_inputs(run)
 
     def keep(noisy: Tensor) -> None:
-        kept = {"inputs": inputs, "noisy_histogram": noisy.tolist()}
+        kept = {"inputs": query_inputs(run), "noisy_histogram": noisy.tolist()}
         write_json_durably(_kept(run), kept, mode=0o600)
 
     return semantic_query(
@@ -165,6 +172,7 @@ def ask(run: Run) -> Tensor:
         source=run.source,
         device=run.device,
         keep=keep,
+        world=run.world,
     )
 
 
@@ -194,6 +202,8 @@ def selection_inputs(run: Run) -> dict[str, Any]:
 
 def select(run: Run) -> list[str]:
     """Choose the public classes and show them."""
+    if not run.world.leads:
+        return []
     selection = choose(run)
     labels, names = run.sets.sensitive.class_names, run.sets.public.class_names
     chosen = {

@@ -9,6 +9,7 @@ step, (epsilon, delta)-DP as the ledger accounts them. A step that a crash took 
 only with a fixed seed is it done again, being then the very same step.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,23 +24,19 @@ from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
-from privimage.diffusion.loss import (
-    denoising_loss,
-    drop_labels,
-    sample_noise_levels,
-)
+from privimage.diffusion.loss import denoising_loss, noise_levels
 from privimage.errors import RunFolderError
 from privimage.hardware import resident
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.per_example import ClippedGradientSum, Engine, noisy_mean_gradient
 from privimage.privacy.poisson import poisson_sample
 from privimage.privacy.rng import RandomSource
-from privimage.training.pretrain import step_generator
 from privimage.training.runlog import Progress, RunLog, Stop, never, silent
+from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 DP_SGD = "dp_sgd"
-EXAMPLES_AT_ONCE = 256  # bounds the memory; fixed, so that no engine changes the noise drawn
+EXAMPLES_AT_ONCE = 256  # bounds the memory
 
 
 class Finetuned(NamedTuple):
@@ -64,6 +61,7 @@ def finetune(
     progress: Progress = silent,
     should_stop: Stop = never,
     on_release: Callable[[int, dict[str, Tensor]], None] = lambda step, gradient: None,
+    world: World = ALONE,
 ) -> Finetuned:
     """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
     private ones.
@@ -73,17 +71,22 @@ def finetune(
     and is not taken again; a source with a fixed seed takes the very same step again instead, at
     no charge. `should_stop` may end it after any step; what is left stays unspent. `on_release`
     gets (step, noisy mean gradient) of each step: what an observer of all weights can know.
+
+    Every process of `world` calls it alike. The leader charges its ledger, draws the one Poisson
+    sample and tells it; each process clips its part; the sums meet on the leader alone, which adds
+    the noise once and tells the result. Ledger, source, checkpoint, stats are the leader's.
     """
     device = next(denoiser.parameters()).device
     mechanism = ledger.reserved[DP_SGD]
     expected_batch_size = mechanism.sampling_rate * sensitive.public_size
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate, fused=True)
     ema = Ema(denoiser, rate=config.ema_rate)
-    taken, step = 0, ledger.charged(DP_SGD)
+    taken, step = 0, world.tell(ledger.charged(DP_SGD))
 
     # continue where an interrupted run stopped
     if (state := checkpoint.load()) is not None:
         check_ledger_is_not_behind(ledger, state["charged"])
+    if (state := world.tell(state)) is not None:
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
@@ -97,29 +100,36 @@ def finetune(
         denoising_loss, denoiser, clip_norm=plan.clip_norm, engine=engine
     )
 
-    while step < mechanism.count and not (taken and should_stop()):
+    while step < mechanism.count and not world.agree(taken > 0 and should_stop()):
         # the step is paid for before anything of it can be seen
-        if step == ledger.charged(DP_SGD):
-            ledger.charge(DP_SGD)
+        drawn = torch.empty(0, dtype=torch.int64)
         randomness = source.stream(DP_SGD, step)
-        drawn = poisson_sample(randomness, len(sensitive), rate=mechanism.sampling_rate)
+        if world.leads:
+            if step == ledger.charged(DP_SGD):
+                ledger.charge(DP_SGD)
+            drawn = poisson_sample(randomness, len(sensitive), rate=mechanism.sampling_rate)
+        drawn = world.tell(drawn)
 
         # clipped gradients of the drawn images, summed
-        generator = step_generator(seed, step, stage=2, device=device)
         total = {name: torch.zeros_like(p) for name, p in denoiser.named_parameters()}
         for part in drawn.split(EXAMPLES_AT_ONCE):
-            examples = noisy_examples(sensitive, part, denoiser, config, generator=generator)
+            mine = part[world.rows(len(part))]
+            examples = noisy_examples(sensitive, mine, denoiser, config, seed=seed, step=step)
             for name, summed in clipped_sum_of(examples).items():
                 total[name] += summed
 
         # noise once, a public divisor, an ordinary optimiser step
-        gradient = noisy_mean_gradient(
-            total,
-            source=randomness,
-            clip_norm=plan.clip_norm,
-            noise_multiplier=mechanism.noise_multiplier,
-            expected_batch_size=expected_batch_size,
-        )
+        world.sum_on_leader_(list(total.values()))
+        gradient = total
+        if world.leads:
+            gradient = noisy_mean_gradient(
+                total,
+                source=randomness,
+                clip_norm=plan.clip_norm,
+                noise_multiplier=mechanism.noise_multiplier,
+                expected_batch_size=expected_batch_size,
+            )
+        world.copy_from_leader_(list(gradient.values()))
         del total
         for name, parameter in denoiser.named_parameters():
             parameter.grad = gradient[name]
@@ -139,7 +149,7 @@ def finetune(
                 images=round(step * expected_batch_size),
                 noisy_gradient_norm=norm.item(),
             )
-    check_steps_survived(taken, ledger.charged(DP_SGD))
+    check_steps_survived(taken, step)
     return Finetuned(ema, taken)
 
 
@@ -169,31 +179,39 @@ def noisy_examples(
     denoiser: Denoiser,
     config: FinetuneConfig,
     *,
-    generator: torch.Generator,
+    seed: int,
+    step: int,
 ) -> tuple[Tensor | None, ...]:
-    """(images, labels or None, K noise levels, K noise images) of the drawn examples. PRIVATE."""
-    device, copies = generator.device, config.noise_multiplicity
-    pixels = sensitive.images
-    images = to_model_range(pixels[indices.to(pixels.device)].to(device))
+    """(images, labels or None, K noise levels, K noise images) of the drawn examples. PRIVATE.
+
+    What is drawn for an image is a function of its own bytes, `seed` and `step` alone: with it
+    the loss of an image does not depend on which others were drawn, or even exist, and the clip
+    norm bounds what adding or removing one of them can change, though anybody may know the seed.
+    """
+    device, copies = next(denoiser.parameters()).device, config.noise_multiplicity
+    chosen = sensitive.images[indices.to(sensitive.images.device)]
+    num = len(chosen)
+    uniform = torch.empty(num, device=device)
+    normal = torch.empty(num, copies, device=device)
+    noise = torch.empty(num, copies, *chosen.shape[1:], device=device)
+    generator = torch.Generator(device)
+    for row, pixels in enumerate(chosen.cpu().numpy()):
+        name = hashlib.sha256(f"{seed} {step} ".encode() + pixels.tobytes()).digest()
+        generator.manual_seed(int.from_bytes(name[:8], "little") >> 1)
+        uniform[row : row + 1].uniform_(generator=generator)
+        normal[row].normal_(generator=generator)
+        noise[row].normal_(generator=generator)
     labels = None
     if denoiser.is_conditional:
-        labels = drop_labels(
-            sensitive.labels[indices].to(device),
-            null_label=denoiser.null_label,
-            rate=config.label_dropout,
-            generator=generator,
-        )
-    sigma = sample_noise_levels(len(images) * copies, generator=generator).view(-1, copies)
-    shape = (len(images), copies, *images.shape[1:])
-    noise = torch.randn(shape, generator=generator, device=device)
-    return images, labels, sigma, noise
+        labels = sensitive.labels[indices].to(device)
+        labels = torch.where(uniform < config.label_dropout, denoiser.null_label, labels)
+    return to_model_range(chosen.to(device)), labels, noise_levels(normal), noise
 
 
 def made_up_examples(
     denoiser: Denoiser, config: FinetuneConfig, num_images: int
 ) -> tuple[Tensor | None, ...]:
     """Examples of the same shapes from random pixels, for timing before any real image is read."""
-    device = next(denoiser.parameters()).device
     size = denoiser.unet.config.image_size
     shape = (num_images, denoiser.unet.config.num_channels, size, size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator())
@@ -204,9 +222,8 @@ def made_up_examples(
         source="made up",
         public_size=num_images,
     )
-    generator = torch.Generator(device).manual_seed(0)
     indices = torch.arange(num_images)
-    return noisy_examples(made_up, indices, denoiser, config, generator=generator)
+    return noisy_examples(made_up, indices, denoiser, config, seed=0, step=0)
 
 
 def _state(

@@ -20,6 +20,7 @@ from privimage.diffusion.loss import denoising_loss, drop_labels, sample_noise_l
 from privimage.hardware import Compute, resident
 from privimage.training.mean_gradient import MeanGradient
 from privimage.training.runlog import Progress, RunLog, Stop, never, silent
+from privimage.world import ALONE, World
 
 
 def step_generator(seed: int, step: int, *, stage: int, device: torch.device) -> torch.Generator:
@@ -52,11 +53,13 @@ def pretrain(
     stats: Path | None = None,
     progress: Progress = silent,
     should_stop: Stop = never,
+    world: World = ALONE,
 ) -> Ema:
     """Train `denoiser` in place on labelled public images; returns the averaged weights.
 
     `subset.labels` are labels of the sensitive task, or num_classes for "no label".
     Unconditional networks get none. `should_stop` may end it after any step but not before one.
+    Every process of `world` calls it alike; checkpoint, stats and progress are the leader's.
     """
     device = next(denoiser.parameters()).device
     num_steps = -(-config.num_images // config.batch_size)
@@ -65,17 +68,17 @@ def pretrain(
     step = 0
 
     # continue where an interrupted run stopped
-    if (state := checkpoint.load()) is not None:
+    if (state := world.tell(checkpoint.load())) is not None:
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     log = RunLog(stats, stage="pretrain")
     denoiser.train()
-    gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute)
+    gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute, world=world)
     pixels = resident(subset.images, device)
 
-    while step < num_steps and not (step and should_stop()):
+    while step < num_steps and not world.agree(step > 0 and should_stop()):
         # a batch of public images, flipped at random
         generator = step_generator(seed, step, stage=1, device=device)
         indices = batch_indices(len(subset), batch_size=config.batch_size, step=step, seed=seed)

@@ -1,5 +1,6 @@
 """The statement: figures from the ledger, words that a privacy officer can act on."""
 
+import dataclasses
 import json
 import math
 
@@ -9,9 +10,27 @@ from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource, insecure_source, secure_source
 from privimage.privacy.statement import (
+    Circumstances,
+    Release,
     largest_guess_rate,
     privacy_statement,
     statement_markdown,
+)
+
+QUERY, DP_SGD = "semantic_query", "dp_sgd"
+ABOUT = Circumstances(
+    releases={
+        QUERY: Release("a noisy histogram", math.sqrt(5), "One image changes 5 cells by 1."),
+        DP_SGD: Release("a noisy gradient", 0.001, "Each gradient is clipped.", taken=150),
+    },
+    files={"model.safetensors": "the weights", "stats.jsonl": "norms of noisy gradients"},
+    clip_norm=0.001,
+    noise_multiplicity=8,
+    public_size=50_000,
+    expected_batch_size=50_000 / 3,
+    code={"version": "1.2.3", "sha256": "c0de"},
+    evaluated_on_real_images=False,
+    compared_with_real_training=False,
 )
 
 
@@ -19,17 +38,26 @@ def spent_ledger(source: RandomSource) -> PrivacyLedger:
     ledger = PrivacyLedger.create(
         None, epsilon=1.0, delta=1e-5, accountant="rdp", data_id="a1b2", random_source=source
     )
-    ledger.reserve("semantic_query", Mechanism(484.0, 1.0, 1))
-    ledger.reserve("dp_sgd", Mechanism(16.71875, 1 / 3, 150))
-    ledger.charge("semantic_query")
-    ledger.charge("dp_sgd", 150)
+    ledger.reserve(QUERY, Mechanism(484.0, 1.0, 1))
+    ledger.reserve(DP_SGD, Mechanism(16.71875, 1 / 3, 150))
+    ledger.charge(QUERY)
+    ledger.charge(DP_SGD, 150)
     return ledger
 
 
-@pytest.fixture
+def words(statement) -> str:
+    return " ".join(statement_markdown(statement).split())
+
+
+@pytest.fixture(scope="module")
 def statement():
-    ledger = spent_ledger(secure_source())
-    return privacy_statement(ledger, clip_norm=0.001, evaluated_on_real_images=False)
+    return privacy_statement(spent_ledger(secure_source()), ABOUT)
+
+
+@pytest.fixture(scope="module")
+def insecure():
+    source = insecure_source(0, insecure_for_reproduction=True)
+    return privacy_statement(spent_ledger(source), ABOUT)
 
 
 def test_figures_are_those_of_the_ledger(statement):
@@ -43,40 +71,111 @@ def test_figures_are_those_of_the_ledger(statement):
     assert "0.333333" in statement["mechanisms"][1]["sampling"]
 
 
+def test_the_noise_of_a_mechanism_is_its_multiplier_times_its_sensitivity(statement):
+    query, sgd = statement["mechanisms"]
+    # 484 sqrt(5) votes, and 16.71875 clip norms of .001
+    assert query["noise_standard_deviation"] == pytest.approx(1082.257, abs=1e-3)
+    assert sgd["noise_standard_deviation"] == pytest.approx(0.01671875)
+
+
 def test_statement_survives_json(statement):
     assert json.loads(json.dumps(statement, allow_nan=False)) == statement
 
 
 def test_words_name_the_promise_the_unit_and_what_is_not_covered(statement):
-    text = statement_markdown(statement)
+    text = words(statement)
     for part in (
         "(0.9945, 1e-05)-differentially private",
         "one image",
         "added or removed",
+        "by RDP",
+        "by PLD",
+        "operating system",
         "150 of 150",
-        "0.001",
-        "What is not covered",
+        "Clip norm 0.001; 8 noise copies",
+        "divided by 16666.7",
+        "published size of the image set (50000)",
+        "1082.26",
+        "privimage 1.2.3",
+        "c0de",
         "a1b2",
+        *(f"`{name}`: {what}" for name, what in ABOUT.files.items()),
+        *(release.what for release in ABOUT.releases.values()),
+        *(release.reason for release in ABOUT.releases.values()),
+        *statement["kept_back"],
         *statement["not_covered"],
+        *statement["notes"],
     ):
-        assert part in " ".join(text.split())
+        assert part in text
     assert "NO GUARANTEE" not in text
 
 
-def test_a_fixed_seed_withdraws_the_guarantee():
-    ledger = spent_ledger(insecure_source(0, insecure_for_reproduction=True))
-    statement = privacy_statement(ledger, clip_norm=0.001, evaluated_on_real_images=False)
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "Other runs on the same images",
+        "Choices made by looking at the sensitive images",
+        "Several images of one person",
+        "images of the public set",
+        "Side channels",
+        "Floating point",
+    ],
+)
+def test_what_people_take_for_granted_is_named_as_not_covered(statement, subject):
+    assert sum(subject in line for line in statement["not_covered"]) == 1
+
+
+def test_there_is_a_place_to_sign(statement):
     text = statement_markdown(statement)
-    assert (statement["guarantee"], statement["insecure"]) == (False, True)
-    assert "NO GUARANTEE" in text
+    decision = text[text.index("## Decision") :]
+    for part in ("approved", "refused", "Name", "Date", "Signature"):
+        assert part in decision
+
+
+def test_a_fixed_seed_withdraws_the_guarantee_in_the_first_line_and_leaves_nothing_to_sign(
+    insecure,
+):
+    text = statement_markdown(insecure)
+    assert (insecure["guarantee"], insecure["insecure"]) == (False, True)
+    assert "NO GUARANTEE" in text.splitlines()[0]
     assert "differentially private" not in text
+    assert "approved for release" not in text
+    assert "Signature" not in text
 
 
-def test_evaluation_on_real_images_is_declared(statement):
+def test_charged_steps_that_a_crash_took_away_are_told(statement):
+    lossy = dict(ABOUT.releases)
+    lossy[DP_SGD] = dataclasses.replace(lossy[DP_SGD], taken=147)
     ledger = spent_ledger(secure_source())
-    with_scores = privacy_statement(ledger, clip_norm=0.001, evaluated_on_real_images=True)
+    lost = privacy_statement(ledger, dataclasses.replace(ABOUT, releases=lossy))
+    assert [m.get("taken") for m in lost["mechanisms"]] == [None, 147]
+    assert lost["spent"] == statement["spent"]  # they stay spent
+    assert "3 of the 150 charged uses of dp_sgd were lost" in words(lost)
+    assert "lost in a crash" not in words(statement)
+
+
+def test_a_model_of_another_run_is_said_to_be_one(statement):
+    texts = {}
+    for entry in ("pretrained", "finetuned"):
+        about = dataclasses.replace(ABOUT, taken_over=entry)
+        texts[entry] = words(privacy_statement(spent_ledger(secure_source()), about))
+    assert "another run" not in words(statement)
+    assert "taken over from another run and is charged here as well" in texts["pretrained"]
+    assert "made by another run, whose ledger this is" in texts["finetuned"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("evaluated_on_real_images", "real test images"),
+        ("compared_with_real_training", "trained on the sensitive images themselves"),
+    ],
+)
+def test_evaluation_on_real_images_is_declared(statement, setting, part):
+    about = dataclasses.replace(ABOUT, **{setting: True})
+    with_scores = privacy_statement(spent_ledger(secure_source()), about)
     (added,) = set(with_scores["not_covered"]) - set(statement["not_covered"])
-    assert "real test images" in added
+    assert part in added
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from privimage.checkpoint import Checkpoint
 from privimage.config import load_config
 from privimage.manifest import read
 from privimage.pipeline import run_pipeline
+from privimage.stages import STAGES
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.survival.killed_runs"])
@@ -87,7 +88,9 @@ def run_until(
     signal_number: int = signal.SIGKILL,
     limits: Limits | None = None,
 ) -> Outcome:
-    """Run until `delay` seconds after `event` and then send the signal; without one to the end."""
+    """Run until `delay` seconds after `event`, or a later one, and then send the signal; without
+    an event to the end.
+    """
     ours, theirs = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=work, args=(settings, folder, limits or Limits(), theirs))
     process.start()
@@ -106,13 +109,17 @@ def run_until(
                 outcome.error = stage
             else:
                 outcome.events.append((time.monotonic() - started, (stage, done)))
-                if due is None and (stage, done) == event:
+                if due is None and event is not None and _order((stage, done)) >= _order(event):
                     due = time.monotonic() + delay
         if due is not None and time.monotonic() >= due and process.pid is not None:
             os.kill(process.pid, signal_number)
             due, event = None, None
     process.join()
     return outcome
+
+
+def _order(event: Event) -> tuple[int, int]:
+    return [stage.name for stage in STAGES].index(event[0]), event[1]
 
 
 def check_books(folder: Path) -> None:

@@ -1,0 +1,185 @@
+"""The processes of one run: one leads, all share the work (torch.distributed, started by torchrun).
+
+The leader alone touches the run folder, the ledger and the randomness that privacy rests on; the
+others get from it what they need. What is computed depends on their number by rounding only.
+Private sums go to the leader and to nobody else. The network between the processes is trusted:
+nothing on it is encrypted.
+"""
+
+import io
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from privimage.errors import PeerLostError
+
+TIMEOUT = "PRIVIMAGE_TIMEOUT_SECONDS"  # how long a process waits for another in the midst of work
+DEFAULT_TIMEOUT_SECONDS = 300
+POLL_SECONDS = 0.05
+Value = TypeVar("Value")
+
+
+class World:
+    """`size` processes, this one being number `rank`; number 0 leads. One alone needs no network.
+
+    All processes must call the same methods in the same order.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, *, store: Any = None) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self._meetings = 0
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def rows(self, num: int) -> slice:
+        """This process's part of `num` rows: contiguous, as equal as can be, maybe empty."""
+        return slice(num * self.rank // self.size, num * (self.rank + 1) // self.size)
+
+    def meet(self) -> None:
+        """Wait, as long as it takes, until every process is here: between pieces of work.
+
+        A process that died ends the wait through torchrun, which stops all the others.
+        """
+        self._meetings += 1
+        if self.size == 1:
+            return
+        with _in_touch():
+            key = f"meeting/{self._meetings}"
+            self._store.add(key, 1)
+            while self._store.add(key, 0) < self.size:
+                time.sleep(POLL_SECONDS)
+
+    def tell(self, value: Value) -> Value:
+        """The leader's `value` (tensors, numbers, plain containers), for everybody."""
+        if self.size == 1:
+            return value
+        content = _packed(value) if self.leads else b""
+        with _in_touch():
+            length = torch.tensor([len(content)])
+            dist.broadcast(length, src=0)
+            buffer = torch.empty(int(length), dtype=torch.uint8)
+            if self.leads:
+                buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            dist.broadcast(buffer, src=0)
+        return value if self.leads else _unpacked(buffer)
+
+    def agree(self, answer: bool) -> bool:
+        """The leader's answer to a question that only it can decide, for instance of time."""
+        if self.size == 1:
+            return answer
+        flag = torch.tensor([int(answer)])
+        with _in_touch():
+            dist.broadcast(flag, src=0)
+        return bool(flag.item())
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in one transfer."""
+        if self.size == 1:
+            return
+        with _in_touch():
+            bucket = _flat(tensors)
+            dist.all_reduce(bucket)
+            _spread(bucket, tensors)
+
+    def sum_on_leader_(self, tensors: Sequence[Tensor]) -> None:
+        """The same on the leader; on the others the tensors are of no use afterwards."""
+        if self.size == 1:
+            return
+        with _in_touch():
+            bucket = _flat(tensors)
+            dist.reduce(bucket, dst=0)
+            if self.leads:
+                _spread(bucket, tensors)
+
+    def copy_from_leader_(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite each tensor by the leader's."""
+        if self.size == 1:
+            return
+        with _in_touch():
+            for kind in sorted({str(tensor.dtype) for tensor in tensors}):
+                same = [tensor for tensor in tensors if str(tensor.dtype) == kind]
+                bucket = _flat(same)
+                dist.broadcast(bucket, src=0)
+                _spread(bucket, same)
+
+    def send_to_leader(self, tensor: Tensor, *, sender: int) -> Tensor:
+        """On the leader the tensor of process `sender`, of the shape and type of `tensor`."""
+        if sender == 0 or self.rank not in (0, sender):
+            return tensor
+        with _in_touch():
+            if self.leads:
+                tensor = torch.empty_like(tensor)
+                dist.recv(tensor, src=sender)
+            else:
+                dist.send(tensor.contiguous(), dst=0)
+        return tensor
+
+
+ALONE = World()
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The processes that torchrun started, or this one ALONE where it started none."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield ALONE
+        return
+    seconds = float(os.environ.get(TIMEOUT, DEFAULT_TIMEOUT_SECONDS))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    with _in_touch():
+        patience = timedelta(seconds=seconds)
+        store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
+        group = PrefixStore("group", store)
+        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=patience)
+    try:
+        yield World(rank, size, store=PrefixStore("meetings", store))
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # gloo, NCCL and the store raise several classes
+        reason = " ".join(str(error).split())[:200]
+        raise PeerLostError(
+            f"contact with another process of this run was lost ({reason}); repeat the command: "
+            "it continues from the last saved state"
+        ) from error
+
+
+def _packed(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(buffer: Tensor) -> Any:
+    content = io.BytesIO(buffer.numpy().tobytes())
+    return torch.load(content, map_location="cpu", weights_only=True)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _spread(bucket: Tensor, tensors: Sequence[Tensor]) -> None:
+    parts = bucket.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.detach().copy_(part.view(tensor.shape))
