@@ -130,10 +130,12 @@ def introduce(world: World, sets: ImageSets, ledger: PrivacyLedger | None) -> Pr
     once = world.tell(secrets.token_hex(32))
     own = sets.sensitive.fingerprint(bytes.fromhex(once))
     content, leaders = world.tell((ledger.to_dict() if ledger else {}, own))
-    if own != leaders:
+    others = torch.tensor([int(own != leaders)])
+    world.sum_([others])
+    if others.item():
         raise DataInvalidError(
-            f"process {world.rank} reads other images as {sets.sensitive.source} than the leader; "
-            "give all machines the same data"
+            f"{others.item()} of {world.size} processes read other images than the leader as "
+            f"{sets.sensitive.source}; give all machines the same data"
         )
     return ledger or PrivacyLedger.replica(content)
 

@@ -1,0 +1,238 @@
+"""What the tests of several processes run in each of them; results go back as plain values."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from privimage.config import FinetuneConfig, PretrainConfig, PrivacyConfig, load_config
+from privimage.data.image_set import ImageSet
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.evaluation.features import extract_statistics, query_network_extractor
+from privimage.evaluation.generate import generate_images
+from privimage.pipeline import follow_pipeline, run_pipeline
+from privimage.privacy.accounting import Mechanism
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.per_example import Engine
+from privimage.privacy.rng import insecure_source
+from privimage.semantics.classifier import QueryNetwork, train_query_network
+from privimage.semantics.query import semantic_query
+from privimage.synced_norm import synced
+from privimage.training import finetune as module
+from privimage.training.finetune import DP_SGD, finetune
+from privimage.training.pretrain import pretrain
+from privimage.world import World
+
+CPU = torch.device("cpu")
+Values = dict[str, Any]
+
+
+def denoiser() -> Denoiser:
+    torch.manual_seed(0)
+    network = Denoiser(UNet(UNetConfig(4, 1, 3, 8, (1, 2), 1, (2,))))
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def images(num: int = 21) -> ImageSet:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (num, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    return ImageSet(pixels, torch.arange(num) % 3, ("a", "b", "c"), "test", num)
+
+
+def network() -> QueryNetwork:
+    torch.manual_seed(0)
+    return QueryNetwork(3, num_channels=1, widths=(4, 8), blocks=(1, 1), block="basic")
+
+
+def ledger(source: Any) -> PrivacyLedger:
+    return PrivacyLedger.create(
+        None, epsilon=1e9, delta=1e-3, accountant="rdp", data_id="t", random_source=source
+    )
+
+
+def numpy(weights: dict[str, torch.Tensor]) -> Values:
+    return {name: value.detach().numpy().copy() for name, value in weights.items()}
+
+
+def transfers(world: World) -> Values:
+    """Every way of telling and summing, on values that name their process."""
+    rank = world.rank
+    total = [torch.full((2, 3), 1.0 + rank), torch.tensor([10.0 * rank])]
+    world.sum_(total)
+    on_leader = [torch.tensor([1, 2 + rank])]
+    world.sum_on_leader_(on_leader)
+    mixed = [torch.full((2,), rank), torch.full((3,), rank + 0.5)]
+    world.copy_from_leader_(mixed)
+    sent = [
+        world.send_to_leader(torch.full((2,), rank), sender=sender) for sender in range(world.size)
+    ]
+    world.meet()
+    return {
+        "total": [t.tolist() for t in total],
+        "on_leader": on_leader[0].tolist(),
+        "mixed": [t.tolist() for t in mixed],
+        "sent": [t.tolist() for t in sent],
+        "told": world.tell({"who": rank, "rows": torch.arange(3)})["who"],
+        "agreed": world.agree(rank == 0),
+        "rows": [world.rows(num) for num in (0, 1, 7, 8)],
+    }
+
+
+def batch_norm(world: World) -> Values:
+    """A batch norm over all processes beside torch's over the whole batch, in float64."""
+    torch.manual_seed(0)
+    x = torch.randn(7, 3, 4, 4, dtype=torch.float64)
+    weights = torch.randn(7, 3, 4, 4, dtype=torch.float64)
+    plain = nn.BatchNorm2d(3).double()
+    nn.init.normal_(plain.weight)
+    ours = synced(copy.deepcopy(plain), world)
+    mine = world.rows(len(x))
+    whole, part = x.clone().requires_grad_(), x[mine].clone().requires_grad_()
+    expected, found = plain(whole), ours(part)
+    (expected.square() * weights).sum().backward()
+    (found.square() * weights[mine]).sum().backward()
+    gradients = [p.grad for p in ours.parameters() if p.grad is not None]
+    world.sum_(gradients)
+    assert whole.grad is not None
+    assert part.grad is not None
+    pairs = [(expected[mine], found), (whole.grad[mine], part.grad)]
+    pairs += [(e.grad, f) for e, f in zip(plain.parameters(), gradients, strict=True)]
+    pairs += list(zip(plain.buffers(), ours.buffers(), strict=True))
+    return {"errors": [float((e - f).abs().max()) if len(e) else 0.0 for e, f in _double(pairs)]}
+
+
+def _double(pairs: list) -> list:
+    return [(e.detach().double().reshape(-1), f.detach().double().reshape(-1)) for e, f in pairs]
+
+
+def classifier(world: World) -> Values:
+    trained = network()
+    everyone = images(40)
+    losses: list[float] = []
+    train_query_network(
+        trained,
+        everyone.images,
+        everyone.labels,
+        epochs=2,
+        batch_size=10,
+        learning_rate=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        horizontal_flip=True,
+        augment_shift=1,
+        seed=0,
+        device=CPU,
+        on_step=lambda step, total, loss: losses.append(loss),
+        world=world,
+    )
+    return numpy(trained.state_dict()) | {"losses": np.array(losses)}
+
+
+def pretrained(world: World) -> Values:
+    model = denoiser()
+    config = PretrainConfig(num_images=30, batch_size=10, learning_rate=1e-3)
+    pretrain(model, images(), config, conditional=True, seed=0, world=world)
+    return numpy(model.state_dict())
+
+
+def query(world: World) -> Values:
+    source = insecure_source(0, insecure_for_reproduction=True)
+    book = ledger(source)
+    noisy = semantic_query(
+        network().eval(),
+        images(),
+        num_public_classes=3,
+        classes_per_image=1,
+        noise_multiplier=0.5,
+        ledger=book,
+        source=source,
+        batch_size=4,
+        device=CPU,
+        world=world,
+    )
+    return {"noisy": noisy.numpy(), "charged": book.charged("semantic_query")}
+
+
+def finetuned(world: World, rate: float, strategy: str) -> Values:
+    """Three steps of DP-SGD; what was drawn and the un-noised sums are noted on the way."""
+    source = insecure_source(0, insecure_for_reproduction=True)
+    book, model = ledger(source), denoiser()
+    book.reserve(DP_SGD, Mechanism(0.5, rate, 3))
+    plan = PrivacyConfig(1e9, 1e-3, 1.0, sampling_rate=rate, num_steps=3, clip_norm=0.01)
+    drawn: list[torch.Tensor] = []
+    sums: list[np.ndarray] = []
+    sample, noisy_mean = module.poisson_sample, module.noisy_mean_gradient
+
+    def noted_sample(*args: Any, **settings: Any) -> Any:
+        drawn.append(sample(*args, **settings))
+        return drawn[-1]
+
+    def noted_mean(total: Any, **settings: Any) -> Any:
+        sums.append(torch.cat([part.flatten() for part in total.values()]).numpy().copy())
+        return noisy_mean(total, **settings)
+
+    module.poisson_sample, module.noisy_mean_gradient = noted_sample, noted_mean
+    try:
+        finetune(
+            model,
+            images(),
+            FinetuneConfig(learning_rate=1e-3, noise_multiplicity=2),
+            plan,
+            ledger=book,
+            source=source,
+            seed=0,
+            engine=Engine(strategy, micro_batch_size=4),
+            world=world,
+        )
+    finally:
+        module.poisson_sample, module.noisy_mean_gradient = sample, noisy_mean
+    return {
+        "drawn": [indices.tolist() for indices in drawn],
+        "sums": sums,
+        "weights": numpy(model.state_dict()),
+        "charged": book.charged(DP_SGD),
+        "ledger": str(book.to_dict()),
+    }
+
+
+def generated(world: World) -> Values:
+    found, labels = generate_images(
+        denoiser(),
+        num_images=23,
+        num_classes=3,
+        sampler="ddim",
+        num_steps=3,
+        batch_size=4,
+        generator=torch.Generator().manual_seed(0),
+        device=CPU,
+        world=world,
+    )
+    return {"images": found.numpy(), "labels": labels.numpy()}
+
+
+def statistics(world: World, num: int) -> Values:
+    extractor = query_network_extractor(network(), device=CPU)
+    found = extract_statistics(images(num).images, extractor, 5, world=world)
+    return {"mean": found.mean.numpy(), "covariance": found.covariance.numpy(), "num": found.num}
+
+
+def whole_run(world: World, settings: dict[str, Any], folder: Path) -> Values:
+    config = load_config(settings)
+    if not world.leads:
+        follow_pipeline(config, folder, world=world)
+        return {}
+    return run_pipeline(config, folder, world=world)
+
+
+def run_with_other_images(world: World, settings: dict[str, Any], folder: Path) -> Values:
+    """A follower whose sensitive images are public ones."""
+    if not world.leads:
+        settings = settings | {"data": settings["data"] | {"sensitive": "glyphs"}}
+        settings["data"]["evaluate_on"] = None
+    return whole_run(world, settings, folder)

@@ -1,0 +1,131 @@
+"""Several processes compute what one does, up to rounding, from the same draws and charges."""
+
+import numpy as np
+import pytest
+
+from privimage.errors import DataInvalidError
+from tests.distributed.processes import in_processes
+
+SIZES = (1, 2, 4)
+
+
+def leaders(piece, *arguments):
+    """What the leader of one, two and four processes gets."""
+    return [in_processes(piece, size, *arguments)[0] for size in SIZES]
+
+
+def assert_close(found, expected, *, relative):
+    for name, value in expected.items():
+        scale = np.abs(value).max() + 1e-12
+        assert np.abs(found[name] - value).max() <= relative * scale, name
+
+
+def test_processes_sum_tell_and_send():
+    for size in SIZES:
+        ranks = range(size)
+        for rank, found in enumerate(in_processes("transfers", size)):
+            assert found["total"] == [[[sum(ranks) + size] * 3] * 2, [10.0 * sum(ranks)]]
+            assert found["mixed"] == [[0, 0], [0.5] * 3]
+            assert found["told"] == 0
+            assert found["agreed"] is True
+            if rank == 0:
+                assert found["on_leader"] == [size, 2 * size + sum(ranks)]
+                assert found["sent"] == [[sender] * 2 for sender in ranks]
+        parts = [found["rows"] for found in in_processes("transfers", size)]
+        for which, num in enumerate((0, 1, 7, 8)):
+            covered = [row for part in parts for row in range(num)[part[which]]]
+            assert covered == list(range(num))
+
+
+def test_batch_norm_over_processes_equals_that_of_the_whole_batch():
+    for size in SIZES:
+        for found in in_processes("batch_norm", size):
+            assert max(found["errors"]) < 1e-7  # running statistics are kept in float32 by torch
+
+
+def test_the_query_network_does_not_depend_on_the_number_of_processes():
+    one, *others = leaders("classifier")
+    for found in others:
+        assert_close(found, one, relative=1e-4)
+
+
+def test_all_processes_end_with_the_same_query_network():
+    first, *others = in_processes("classifier", 4)
+    for found in others:
+        assert_close(found, first, relative=0)
+
+
+def test_pretraining_does_not_depend_on_the_number_of_processes():
+    one, *others = leaders("pretrained")
+    for found in others:
+        assert_close(found, one, relative=1e-4)
+
+
+def test_the_query_counts_every_image_once_and_adds_noise_once():
+    one, *others = leaders("query")
+    for found in others:
+        np.testing.assert_array_equal(found["noisy"], one["noisy"])
+        assert found["charged"] == 1
+    for follower in in_processes("query", 3)[1:]:  # un-noised counts meet on the leader alone
+        assert not follower["noisy"].any()
+        assert follower["charged"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["loop", "folded"])
+@pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
+def test_dp_sgd_draws_the_same_sample_and_sums_the_same_gradients(rate, strategy):
+    one, *others = leaders("finetuned", rate, strategy)
+    assert one["charged"] == 3
+    for found in others:
+        assert found["drawn"] == one["drawn"]
+        assert found["ledger"] == one["ledger"]
+        # of the first step: afterwards the weights differ by rounding
+        assert_close({"sum": found["sums"][0]}, {"sum": one["sums"][0]}, relative=1e-6)
+        assert_close(found["weights"], one["weights"], relative=1e-4)
+
+
+def test_followers_draw_nothing_charge_nothing_and_see_no_sum():
+    for follower in in_processes("finetuned", 2, 0.5, "loop")[1:]:
+        assert follower["drawn"] == follower["sums"] == []
+        assert follower["charged"] == 0
+
+
+def test_all_processes_end_with_the_same_private_model():
+    first, *others = in_processes("finetuned", 4, 0.5, "loop")
+    for found in others:
+        assert_close(found["weights"], first["weights"], relative=0)
+
+
+def test_images_do_not_depend_on_the_number_of_processes():
+    one, *others = leaders("generated")
+    for found in others:
+        np.testing.assert_array_equal(found["images"], one["images"])
+        np.testing.assert_array_equal(found["labels"], one["labels"])
+
+
+@pytest.mark.parametrize("num", [2, 3, 21])
+def test_statistics_of_parts_are_those_of_the_union(num):
+    one, *others = leaders("statistics", num)
+    for found in others:
+        assert found["num"] == one["num"] == num
+        np.testing.assert_allclose(found["mean"], one["mean"], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(found["covariance"], one["covariance"], rtol=1e-5, atol=1e-9)
+
+
+def test_a_whole_run_has_the_same_ledger_bytes(toy_settings, tmp_path):
+    toy_settings["privacy"]["insecure_for_reproduction"] = True
+    records, folders = [], [tmp_path / str(size) for size in (1, 2)]
+    for size, folder in zip((1, 2), folders, strict=True):
+        (folder / "private").mkdir(parents=True)
+        (folder / "private" / "data_key").write_bytes(bytes(32))  # one name for the images
+        records.append(in_processes("whole_run", size, toy_settings, folder)[0])
+    for name in ("ledger.json", "finetune.json"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    one, two = (record["metrics"] for record in records)
+    assert one.keys() == two.keys()
+    assert two["frechet_query_network"] == pytest.approx(one["frechet_query_network"], rel=1e-2)
+
+
+def test_other_images_on_another_machine_are_refused(toy_settings, tmp_path):
+    with pytest.raises(DataInvalidError, match="1 of 2 processes read other images"):
+        in_processes("run_with_other_images", 2, toy_settings, tmp_path)
