@@ -6,7 +6,7 @@ SEED ?= 0
 IMAGE ?= privimage
 CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4
-.PHONY: setup demo smoke test check bench image clean
+.PHONY: setup demo smoke test test-slow check bench image clean
 
 setup: .venv/.installed
 
@@ -32,6 +32,10 @@ smoke: setup
 
 test: setup
 	$(PYTEST)
+
+# kills, lost processes, planted faults: minutes, one after the other, for they use all cores
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --override-ini addopts="--import-mode=importlib --strict-markers" -m "slow and not gpu"
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -71,7 +71,8 @@ def value_check(expected: ExpectedValue, records: Sequence[ClaimRecord]) -> Chec
         note = "another metric was measured here"
         return dataclasses.replace(check, verdict=Verdict.INCONCLUSIVE, note=note)
     # A bound holds for every run; a band is for the mean of the runs.
-    value = max(values) if expected.at_most is not None else _mean(values)
+    worst = min if expected.at_least is not None else max
+    value = worst(values) if expected.is_bound else _mean(values)
     check = dataclasses.replace(check, obtained=_show(value, expected))
     if mismatch := next(_key_mismatches(expected, records), None):
         return dataclasses.replace(check, verdict=Verdict.INCONCLUSIVE, note=mismatch)
@@ -97,7 +98,7 @@ def _value_note(expected: ExpectedValue, value: float, *, num_seeds: int) -> str
     notes = ["better than the band"] if expected.is_beyond(value) else []
     if not expected.is_firm and not expected.accepts(value):
         notes.append("beyond twice the band" if _is_far(expected, value) else "outside the band")
-    if num_seeds > 1 and expected.at_most is None:
+    if num_seeds > 1 and not expected.is_bound:
         notes.append(f"mean of {num_seeds} seeds")
     return ", ".join(notes)
 
@@ -186,6 +187,8 @@ def _key_mismatches(expected: ExpectedValue, records: Sequence[ClaimRecord]) -> 
 def _show_expected(expected: ExpectedValue) -> str:
     if expected.at_most is not None:
         return f"≤ {number(expected.at_most)}"
+    if expected.at_least is not None:
+        return f"≥ {number(expected.at_least)}"
     mean, low, high = (_show(value, expected) for value in (expected.mean or 0.0, *expected.band))
     is_point = expected.band[1] - expected.band[0] <= 2.1 * EXACT * abs(expected.mean or 0.0)
     if expected.better == "exact" and is_point:

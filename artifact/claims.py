@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
-
 from privimage.errors import ConfigError
+from privimage.plain_yaml import read_yaml
 from privimage.strict import build
 
 Better = Literal["higher", "lower", "exact"]
@@ -218,8 +217,10 @@ def _with_recipe(setting: Any, path: Path, faults: list[str]) -> Any:
         there = ", ".join(sorted(file.stem for file in recipe.parent.glob("*.yaml"))) or "none"
         faults.append(f"recipe: {setting['recipe']!r}; there are {there}")
         return setting
-    config = read_mapping(recipe)
-    for section, values in (setting.get("config") or {}).items():
+    config, own = read_mapping(recipe), setting.get("config") or {}
+    if not isinstance(own, dict):
+        return setting  # a fault that is reported where settings are built
+    for section, values in own.items():
         both = isinstance(values, dict) and isinstance(config.get(section), dict)
         config[section] = {**config[section], **values} if both else values
     return {**setting, "config": config}
@@ -239,13 +240,7 @@ def build_each(
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML file that must hold a mapping."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is not valid YAML ({reason})") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping, got {type(values).__name__}")
     return values

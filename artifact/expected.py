@@ -1,8 +1,9 @@
 """The results that a claim is judged by, each with its tolerance and the source of both.
 
 One YAML a claim under `expected_results/`. A value has a band (`mean`, `low`, `high`) or a bound
-(`at_most`), and a `key`: the entries of a record that must agree for the two numbers to be the
-same metric (data, epsilon, model, number of images). A tolerance without a source is an error.
+(`at_most` or `at_least`), and a `key`: the entries of a record that must agree for the two numbers
+to be the same metric (data, epsilon, model, number of images). A tolerance without a source is an
+error.
 """
 
 import math
@@ -18,7 +19,7 @@ from privimage.strict import build
 
 @dataclass(frozen=True)
 class ExpectedValue:
-    """A number: inside [low, high] or on its better side; or never above `at_most`."""
+    """A number: inside [low, high] or on its better side; or never beyond a bound."""
 
     metric: str
     arm: str
@@ -28,23 +29,27 @@ class ExpectedValue:
     low: float | None = None
     high: float | None = None
     at_most: float | None = None
+    at_least: float | None = None
     key: dict | None = None
 
     def problems(self) -> Iterator[str]:
         yield from _needs_source(self.source)
         given = [number is not None for number in (self.mean, self.low, self.high)]
-        if self.at_most is not None and (any(given) or self.better != "lower"):
-            yield "at_most goes with better: lower, and without mean, low and high"
-        elif self.at_most is None and not all(given):
-            yield "mean, low and high: give all three, or at_most alone"
-        elif self.at_most is None and not self.low <= self.mean <= self.high:  # type: ignore[operator]
+        bounds = [("at_most", self.at_most, "lower"), ("at_least", self.at_least, "higher")]
+        for name, bound, better in bounds:
+            if bound is not None and (any(given) or self.better != better):
+                yield f"{name} goes with better: {better}, and without mean, low and high"
+        if not self.is_bound and not all(given):
+            yield "mean, low and high: give all three, or at_most alone, or at_least"
+        elif not self.is_bound and not self.low <= self.mean <= self.high:  # type: ignore[operator]
             yield f"mean {self.mean} is not between low {self.low} and high {self.high}"
 
     @property
     def band(self) -> tuple[float, float]:
-        """(low, high); a bound has no lower end."""
+        """(low, high); a bound is open on its better side."""
+        low = self.low if self.at_least is None else self.at_least
         high = self.high if self.at_most is None else self.at_most
-        return -math.inf if self.low is None else self.low, math.inf if high is None else high
+        return -math.inf if low is None else low, math.inf if high is None else high
 
     def accepts(self, value: float) -> bool:
         """Direction-aware: a value that is better than the band is accepted."""
@@ -59,9 +64,14 @@ class ExpectedValue:
         return self.accepts(value) and not low <= value <= high
 
     @property
+    def is_bound(self) -> bool:
+        """True if every run must keep it, not their mean."""
+        return self.at_most is not None or self.at_least is not None
+
+    @property
     def is_firm(self) -> bool:
         """Bounds and exact values do not depend on hardware or luck: missing one is no trend."""
-        return self.at_most is not None or self.better == "exact"
+        return self.is_bound or self.better == "exact"
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,22 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.world.size == 1:
             return super().forward(input)
-        sums = torch.cat([input.sum((0, 2, 3)), input.new_tensor([self._num_values(input)])])
-        sums = _Sum.apply(sums, self.world)
-        num, mean = sums[-1], sums[:-1] / sums[-1]
-        centred = input - mean.view(1, -1, 1, 1)
-        variance = _Sum.apply(centred.square().sum((0, 2, 3)), self.world) / num
+        # one transfer each way; in float64, for the variance is a difference of sums
+        num_values = input.shape[0] * input.shape[2] * input.shape[3]
+        own = [
+            input.sum((0, 2, 3), dtype=torch.float64),
+            input.square().sum((0, 2, 3), dtype=torch.float64),
+            torch.tensor([num_values], dtype=torch.float64, device=input.device),
+        ]
+        total, of_squares, num = _Sum.apply(torch.cat(own), self.world).split(
+            [self.num_features, self.num_features, 1]
+        )
+        mean = total / num
+        variance = (of_squares / num - mean.square()).clamp(min=0)
         self._remember(mean.detach(), variance.detach() * num / (num - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-
-    def _num_values(self, input: Tensor) -> int:
-        return input.shape[0] * input.shape[2] * input.shape[3]
+        scale = self.weight * torch.rsqrt(variance + self.eps).to(input.dtype)
+        shift = self.bias - mean.to(input.dtype) * scale
+        return input * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
@@ -38,8 +43,8 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         rate = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, rate)
-        self.running_var.lerp_(variance, rate)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), rate)
 
 
 class _Sum(torch.autograd.Function):

@@ -37,6 +37,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1, *, store: Any = None) -> None:
         self.rank, self.size, self._store = rank, size, store
         self._meetings = 0
+        self.num_bytes = 0  # given to transfers so far, by or to this process
 
     @property
     def leads(self) -> bool:
@@ -72,6 +73,7 @@ class World:
             if self.leads:
                 buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
             dist.broadcast(buffer, src=0)
+        self.num_bytes += buffer.nbytes
         return value if self.leads else _unpacked(buffer)
 
     def agree(self, answer: bool) -> bool:
@@ -91,6 +93,7 @@ class World:
             bucket = _flat(tensors)
             dist.all_reduce(bucket)
             _spread(bucket, tensors)
+        self.num_bytes += bucket.nbytes
 
     def sum_on_leader_(self, tensors: Sequence[Tensor]) -> None:
         """The same on the leader; on the others the tensors are of no use afterwards."""
@@ -101,6 +104,7 @@ class World:
             dist.reduce(bucket, dst=0)
             if self.leads:
                 _spread(bucket, tensors)
+        self.num_bytes += bucket.nbytes
 
     def copy_from_leader_(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor by the leader's."""
@@ -112,6 +116,7 @@ class World:
                 bucket = _flat(same)
                 dist.broadcast(bucket, src=0)
                 _spread(bucket, same)
+                self.num_bytes += bucket.nbytes
 
     def send_to_leader(self, tensor: Tensor, *, sender: int) -> Tensor:
         """On the leader the tensor of process `sender`, of the shape and type of `tensor`."""

@@ -14,8 +14,17 @@ from artifact.claims import load_claims
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 DOCUMENT = (ROOT / "docs/container.md").read_text()
-SCRIPTS = ("deploy/entrypoint.sh", "deploy/slurm.sbatch", "tests/container/check.sh", ".ci/run")
+SCRIPTS = (
+    "deploy/entrypoint.sh",
+    "deploy/slurm.sbatch",
+    "deploy/slurm-nodes.sbatch",
+    "tests/container/check.sh",
+    "tests/distributed/two_hosts.sh",
+    ".ci/run",
+)
 JOB = [*yaml.safe_load_all((ROOT / "deploy/kubernetes-job.yaml").read_text())]
+NODES = [*yaml.safe_load_all((ROOT / "deploy/kubernetes-nodes.yaml").read_text())]
+TRAINING_JOB = yaml.safe_load((ROOT / "deploy/pytorchjob.yaml").read_text())
 
 
 def documented_commands():
@@ -51,7 +60,7 @@ def test_the_four_commands_are_the_same_wherever_they_stand(path):
     assert lines[start : start + 4] == four
 
 
-@pytest.mark.parametrize("document", JOB, ids=lambda document: document["kind"])
+@pytest.mark.parametrize("document", [*JOB, *NODES], ids=lambda document: document["kind"])
 def test_kubernetes_documents_satisfy_the_strict_schema(document):
     kubernetes_validate.validate(document, "1.31", strict=True)
 
@@ -72,6 +81,32 @@ def test_the_job_and_the_batch_file_run_claims_that_exist():
     claims = load_claims()
     for claim, setting in ((arguments[1], arguments[3]), found.groups()):
         assert setting in claims[claim].settings
+
+
+def test_jobs_on_several_machines_agree_with_themselves_and_run_a_claim_that_exists():
+    job = next(document for document in NODES if document["kind"] == "Job")
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    arguments = container["args"]
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
+    assert "--nnodes=2" in arguments
+    assert f"--nproc-per-node={container['resources']['limits']['nvidia.com/gpu']}" in arguments
+    worker = TRAINING_JOB["spec"]["pytorchReplicaSpecs"]["Worker"]
+    pod = worker["template"]["spec"]
+    assert worker["replicas"] == TRAINING_JOB["spec"]["elasticPolicy"]["maxReplicas"] == 2
+    gpus = pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert int(TRAINING_JOB["spec"]["nprocPerNode"]) == gpus
+    # the operator's own schema is not at hand: its pods are held against that of a Job
+    as_job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "pods"}}
+    template = {"spec": pod | {"restartPolicy": worker["restartPolicy"]}}
+    kubernetes_validate.validate(as_job | {"spec": {"template": template}}, "1.31", strict=True)
+    batch = (ROOT / "deploy/slurm-nodes.sbatch").read_text()
+    found = re.search(r"claim=\$\{1:-(\w+)\} setting=\$\{2:-(\w+)\}", batch)
+    assert found
+    claims = load_claims()
+    for command in (arguments, pod["containers"][0]["args"]):
+        start = command.index("run")
+        assert command[start + 3] in claims[command[start + 1]].settings
+    assert found[2] in claims[found[1]].settings
 
 
 def test_compose_runs_without_privileges_and_reserves_a_gpu_only_where_asked():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from artifact.calculations.headline_averages import headline_metrics
 from artifact.calculations.model_size import size_metrics
+from artifact.calculations.privacy_audit import audit_metrics
 from artifact.calculations.privacy_budget import budget_metrics
 
 Calculation = Callable[[Path], dict[str, dict[str, float]]]
@@ -16,5 +17,6 @@ Calculation = Callable[[Path], dict[str, dict[str, float]]]
 CALCULATIONS: dict[str, Calculation] = {
     "headline_averages": headline_metrics,
     "model_size": size_metrics,
+    "privacy_audit": audit_metrics,
     "privacy_budget": budget_metrics,
 }

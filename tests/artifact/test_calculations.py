@@ -9,6 +9,7 @@ from opacus.accountants.analysis import rdp as opacus_rdp
 from artifact.calculations import CALCULATIONS
 from artifact.calculations.headline_averages import averages, headline_metrics, printed
 from artifact.calculations.model_size import LADDERS, readings, size_metrics
+from artifact.calculations.privacy_audit import EPSILON, attack_query
 from artifact.calculations.privacy_budget import budget_metrics, cell_metrics
 from artifact.claims import claims_root, load_claim, load_claims
 from artifact.compare import Verdict, compare
@@ -191,3 +192,35 @@ def test_the_query_multipliers_are_the_classic_mechanisms_for_a_hundredth_and_a_
     for recipe, epsilon in (("cifar10", 0.01), ("celeba32", 0.001), ("celeba64", 0.001)):
         classic = math.sqrt(2 * math.log(1.25 / RECIPES[recipe].delta)) / epsilon
         assert RECIPES[recipe].query_noise_multiplier == pytest.approx(classic, rel=1e-3)
+
+
+AUDIT = CLAIMS["privacy_audit"].settings["smoke"].arms
+
+
+def audit(**lower_bounds):
+    """Metrics of an audit that went well but for the arms named."""
+    bounds = {arm: 3.5 if arm.endswith("control") else 0.6 for arm in AUDIT} | lower_bounds
+    found = {"claimed_epsilon": 1.99995, "confidence": 0.95}
+    return {arm: {**found, "lower_bound": bound} for arm, bound in bounds.items()}
+
+
+def test_an_audit_passes_whose_bounds_are_below_the_promise_and_whose_controls_are_above():
+    assert judged("privacy_audit", "smoke", audit()).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("arm", AUDIT)
+def test_a_bound_above_the_promise_or_a_blind_control_fails_the_audit(arm):
+    wrong = 1.9 if arm.endswith("control") else 2.1
+    assert judged("privacy_audit", "smoke", audit(**{arm: wrong})).verdict is Verdict.FAIL
+
+
+def test_an_audit_of_a_weaker_promise_is_no_audit_of_this_one():
+    metrics = audit()
+    metrics["query"]["claimed_epsilon"] = 2.1
+    assert judged("privacy_audit", "smoke", metrics).verdict is Verdict.FAIL
+
+
+def test_a_query_is_audited_within_seconds_and_keeps_its_promise():
+    result = attack_query(EPSILON)
+    assert 0 < result.lower_bound < result.claimed_epsilon <= EPSILON
+    assert not result.disproves_claim

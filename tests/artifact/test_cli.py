@@ -35,7 +35,7 @@ def artifact(toy, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def pipeline(monkeypatch, arm):
-    def fake(config, folder, *, shared, donor, progress):
+    def fake(config, folder, *, shared, donor, progress, world):
         progress("pretrain", 2, 2)
         return arm(0.9 if config.selection.strategy == "semantic" else 0.5)
 

@@ -63,6 +63,16 @@ def test_numbers_off_are_no_trend_where_nothing_but_the_budget_holds(toy, record
         assert judge(silent, record(good=0.7), expected=expected).verdict is Verdict.FAIL
 
 
+def test_every_seed_must_keep_a_bound_and_not_their_mean(toy, record):
+    floor = ExpectedValue(METRIC, "good", "higher", "promise", at_least=0.8)
+    silent = dataclasses.replace(toy, orderings=())
+    expected = ExpectedSetting((0,), "a CPU", (floor,), (), ())
+    result = judge(silent, record(0, good=0.9), record(1, good=0.79), expected=expected)
+    assert (result.checks[0].expected, result.checks[0].obtained) == ("≥ 0.8", "0.79")
+    assert result.verdict is Verdict.FAIL
+    assert judge(silent, record(good=0.8), expected=expected).verdict is Verdict.PASS
+
+
 def test_public_classes_that_look_like_nothing_are_a_failure(toy, record):
     blind = record()
     blind.arms["good"]["selection"]["classes"] = {"0": ["x"], "1": ["y"]}

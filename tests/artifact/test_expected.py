@@ -32,6 +32,7 @@ def test_a_claim_without_expected_results_has_none(toy):
         ({"source": " "}, "source is empty"),
         ({"low": None}, "mean, low and high: give all three"),
         ({"at_most": 1.0}, "at_most goes with better: lower"),
+        ({"at_least": 1.0}, "at_least goes with better: higher, and without mean"),
         ({"low": 0.92}, "not between low"),
         ({"tolerance": 0.1}, r"values\[0\].tolerance: unknown"),
         ({"arm": "bad"}, r"values\[0\]: no arm 'bad'"),
@@ -65,6 +66,10 @@ def test_a_bound_has_no_better_side():
     assert value.accepts(10.0)
     assert not value.accepts(10.001)
     assert not value.is_beyond(0.1)
+    value = ExpectedValue(**{**VALUE, "mean": None, "low": None, "high": None, "at_least": 2.0})
+    assert value.accepts(2.0)
+    assert not value.accepts(1.999)
+    assert not value.is_beyond(9.0)
 
 
 def test_every_shipped_expected_result_can_be_read():

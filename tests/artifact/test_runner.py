@@ -19,7 +19,7 @@ def calls(monkeypatch, arm):
     """Replaces the pipeline; the calls it got."""
     seen = []
 
-    def fake(config, folder, *, shared, donor, progress):
+    def fake(config, folder, *, shared, donor, progress, world):
         seen.append((config, folder, shared))
         progress("pretrain", 1, 2)
         return arm(0.9, strategy=config.selection.strategy)
@@ -55,7 +55,7 @@ def test_the_shared_stage_is_counted_once(arm):
 def test_a_defect_leaves_one_line_a_traceback_in_the_log_and_the_finished_arms(
     toy, tmp_path, monkeypatch, arm
 ):
-    def fake(config, folder, *, shared, donor, progress):
+    def fake(config, folder, *, shared, donor, progress, world):
         if folder.name == "plain":
             raise ZeroDivisionError("first line\nsecond line")
         return arm(0.9)
@@ -98,7 +98,7 @@ def test_a_second_process_is_kept_out_and_the_record_stays(toy, tmp_path, calls)
 
 
 def test_what_the_library_logs_goes_to_the_log_and_levels_are_restored(toy, tmp_path, monkeypatch):
-    def fake(config, folder, *, shared, donor, progress):
+    def fake(config, folder, *, shared, donor, progress, world):
         logging.getLogger("privimage.training").info("step 7")
         raise BudgetError("stop")
 
@@ -150,7 +150,7 @@ def donors(monkeypatch, arm):
     """Replaces the pipeline; the donor that each arm got."""
     seen = {}
 
-    def fake(config, folder, *, shared, donor, progress):
+    def fake(config, folder, *, shared, donor, progress, world):
         seen[folder.name] = donor
         return arm(0.9)
 
@@ -201,7 +201,7 @@ def test_absent_images_are_replaced_and_the_record_says_so(
     claim = change_smoke(tmp_path, toy_document, stand_ins={"cifar10": "digits"})
     used = []
 
-    def fake(config, folder, *, shared, donor, progress):
+    def fake(config, folder, *, shared, donor, progress, world):
         used.append((config.data.sensitive, config.data.public, config.data.evaluate_on))
         return arm(0.9)
 
