@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from privimage.checkpoint import save_weights
+from privimage.checkpoint import PAID_TIME_SHARE, save_weights
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
 from privimage.diffusion.unet import UNet, UNetConfig
@@ -117,7 +117,7 @@ def finetune_model(run: Run) -> list[str]:
         source=run.source,
         seed=run.config.seed,
         engine=finetune_engine(run, denoiser),
-        checkpoint=run.checkpoint("finetune", of="finetune"),
+        checkpoint=run.checkpoint("finetune", of="finetune", time_share=PAID_TIME_SHARE),
         stats=run.stats,
         progress=run.progress,
         should_stop=run.stop(),

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from privimage import manifest
-from privimage.checkpoint import NOT_KEPT, Checkpoint, load_weights
+from privimage.checkpoint import NOT_KEPT, TIME_SHARE, Checkpoint, load_weights
 from privimage.config import RunConfig
 from privimage.data.image_set import ImageSet
 from privimage.donor import Donor
@@ -93,13 +93,16 @@ class Run:
         limit = self.config.stage_seconds
         return stage.inputs(self) | ({} if limit is None else {"stage_seconds": limit})
 
-    def checkpoint(self, name: str, *, of: str, shared: bool = False) -> Checkpoint:
+    def checkpoint(
+        self, name: str, *, of: str, shared: bool = False, time_share: float = TIME_SHARE
+    ) -> Checkpoint:
         """The state `name` of the stage `of`, which has begun: it serves the same inputs only."""
         if not self.world.leads:
             return NOT_KEPT
         folder = self.shared if shared else self.folder
         inputs = (manifest.read(folder, of) or {}).get("inputs")
-        return Checkpoint(checkpoint_folder(folder, of) / f"{name}.pt", belongs_to=inputs)
+        path = checkpoint_folder(folder, of) / f"{name}.pt"
+        return Checkpoint(path, belongs_to=inputs, time_share=time_share)
 
     def load_weights(self, path: Path, model: nn.Module) -> None:
         """Weights that an earlier stage left, on every process."""
