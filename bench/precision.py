@@ -17,6 +17,7 @@ import torch
 from harness import publish
 
 from artifact.intervals import mean_interval
+from privimage.checkpoint import load_weights
 from privimage.config import RunConfig, load_config
 from privimage.evaluation.evaluate import frechet_to_real
 from privimage.evaluation.features import query_network_extractor
@@ -28,7 +29,6 @@ from privimage.privacy.rng import insecure_source
 from privimage.stages import ImageSets, Run
 from privimage.stages.model import new_denoiser
 from privimage.stages.semantic import trained_query_network
-from privimage.checkpoint import load_weights
 from privimage.training.runlog import silent
 
 CPU = torch.device("cpu")

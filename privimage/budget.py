@@ -10,13 +10,12 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from privimage import manifest
 from privimage.config import PrivacyConfig, RunConfig
 from privimage.donor import Donor
 from privimage.durable import write_durably
 from privimage.errors import RunFolderError
+from privimage.plain_yaml import read_yaml
 from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource, insecure_source, secure_source
@@ -132,7 +131,7 @@ def refuse_other_settings(config: RunConfig, folder: Path, ledger: PrivacyLedger
     charged = [name for name in (QUERY, DP_SGD) if ledger.charged(name)]
     if not charged or not path.exists():
         return
-    before, now = yaml.safe_load(path.read_text()), config.to_dict()
+    before, now = read_yaml(path), config.to_dict()
     for settings in (before, now):
         settings["data"].pop("evaluate_on", None)  # what results are compared with may change
     fixed = BEFORE_DP_SGD if DP_SGD in charged else BEFORE_QUERY

@@ -22,6 +22,7 @@ from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
 from privimage.pipeline import may_cache, run_pipeline
+from privimage.plain_yaml import parse_yaml
 from privimage.presets import preset_settings
 from privimage.progress import StageProgress
 
@@ -172,10 +173,7 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
         path, equals, value = item.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {item!r}: write it as section.key=value")
-        try:
-            overrides[path] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {item!r}: {value!r} is not valid YAML") from error
+        overrides[path] = parse_yaml(value, where=f"--set {item!r}")
     return overrides
 
 

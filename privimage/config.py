@@ -7,16 +7,19 @@ The paper's values are in SPEC tables A.1 to A.9.
 """
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from privimage.errors import ConfigError
 from privimage.hardware import PRECISIONS
+from privimage.plain_yaml import read_yaml
 from privimage.strict import build
+
+MAX_LEVELS = 8  # 512 pixels are halved to 4
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,16 @@ class QueryNetworkConfig:
     def problems(self) -> Iterator[str]:
         if len(self.widths) != len(self.blocks) or not self.widths:
             yield f"widths {self.widths} and blocks {self.blocks} must be of one length"
+        if min((*self.widths, *self.blocks), default=1) < 1:
+            yield f"widths {self.widths} and blocks {self.blocks} must be positive"
         yield from _at_least_one(self, "epochs", "batch_size")
         yield from _positive(self, "learning_rate")
+        yield from _probability(self, "momentum")
+        if self.weight_decay < 0 or self.augment_shift < 0:
+            yield (
+                f"weight_decay is {self.weight_decay:g} and augment_shift {self.augment_shift}; "
+                "0 or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,9 @@ class NetworkConfig:
             yield f"base_channels is {self.base_channels}; it must be a multiple of 4"
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             yield f"channel_multipliers are {self.channel_multipliers}; give positive whole numbers"
+        if len(self.channel_multipliers) > MAX_LEVELS:
+            yield f"channel_multipliers are more than {MAX_LEVELS}; use fewer levels"
+        yield from _probability(self, "dropout")
 
 
 @dataclass(frozen=True)
@@ -199,7 +213,7 @@ class PerformanceConfig:
     num_threads: int = 0  # 0: all cores
 
     def problems(self) -> Iterator[str]:
-        if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
             yield f"device is {self.device!r}; choose auto, cpu, cuda or cuda:N"
         if self.precision not in ("auto", *PRECISIONS):
             yield f"precision is {self.precision!r}; choose auto, {' or '.join(PRECISIONS)}"
@@ -230,11 +244,15 @@ class RunConfig:
     stage_seconds: float | None = None  # a rehearsal: every training stops after this time
 
     def problems(self) -> Iterator[str]:
+        if not self.name.isprintable():
+            yield f"name is {self.name!r}; give one line of text"
+        for path in _infinite(self.to_dict()):
+            yield f"{path} is infinite; give a finite number"
         if self.seed < 0:
             yield f"seed is {self.seed}; 0 or more"
         if self.stage_seconds is not None and not self.stage_seconds > 0:
             yield f"stage_seconds is {self.stage_seconds:g}; give a time above 0, or leave it out"
-        factor = 2 ** (len(self.network.channel_multipliers) - 1)
+        factor = 2 ** min(len(self.network.channel_multipliers) - 1, MAX_LEVELS)
         if self.data.image_size % factor:
             yield (
                 f"data.image_size is {self.data.image_size}, but a network of "
@@ -254,7 +272,7 @@ def load_config(
     """
     where, values = "settings", source
     if isinstance(source, Path):
-        where, values = str(source), _read_yaml(source)
+        where, values = str(source), read_yaml(source)
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected a mapping of settings, got {type(values).__name__}")
     values = _with_overrides(values, overrides or {})
@@ -263,16 +281,6 @@ def load_config(
     if faults:
         raise ConfigError(f"{where}: " + "; ".join(faults))
     return config
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: is not valid YAML ({reason})") from error
 
 
 def _with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -304,6 +312,14 @@ def _probability(section: Any, *names: str) -> Iterator[str]:
     for name in names:
         if not 0 <= getattr(section, name) < 1:
             yield f"{name} is {getattr(section, name):g}; give a number in [0, 1)"
+
+
+def _infinite(values: dict[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _infinite(value, f"{before}{key}.")
+        elif isinstance(value, float) and math.isinf(value):
+            yield before + key
 
 
 def _plain(value: Any) -> Any:

@@ -68,10 +68,22 @@ def read(folder: Path, stage: str) -> dict[str, Any] | None:
     """The stage's manifest, or None where there is none that can be read."""
     try:
         manifest = json.loads(_path(folder, stage).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT
-    return manifest if known and {"state", "inputs"} <= manifest.keys() else None
+    return manifest if _is_manifest(manifest) else None
+
+
+def _is_manifest(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        return False
+    outputs = value.get("outputs", {} if value.get("state") == "started" else None)
+    return (
+        value.get("state") in ("started", "done")
+        and isinstance(value.get("inputs"), dict)
+        and isinstance(outputs, dict)
+        and all(isinstance(digest, str) for digest in outputs.values())
+        and isinstance(value.get("charged", 0), int)
+    )
 
 
 def _path(folder: Path, stage: str) -> Path:

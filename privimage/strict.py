@@ -6,14 +6,18 @@ dotted path. A dataclass may offer `problems()`, which yields what is wrong with
 """
 
 import dataclasses
+import math
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LARGEST_INT = 10**18  # what a 64-bit number surely holds
+SHOWN = 80  # characters of a value in a message
 
 
 def build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
     """An instance of the dataclass `cls`, or None with `faults` extended."""
     if not isinstance(values, dict):
-        faults.append(f"{path}: expected a section, got {values!r}")
+        faults.append(f"{path}: expected a section, got {_shown(values)}")
         return None
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
@@ -21,7 +25,10 @@ def build(cls: Any, values: Any, path: str, faults: list[str]) -> Any:
     dot = f"{path}." if path else ""
     for key in values:
         if key not in fields:
-            faults.append(f"{dot}{key}: unknown; allowed are {', '.join(sorted(fields))}")
+            allowed = ", ".join(sorted(fields))
+            plain = isinstance(key, str) and key.isprintable() and len(key) <= SHOWN
+            name = key if plain else _shown(key)
+            faults.append(f"{dot}{name}: unknown; allowed are {allowed}")
     for name, field in fields.items():
         if name in values and dataclasses.is_dataclass(hints[name]):
             arguments[name] = build(hints[name], values[name], dot + name, faults)
@@ -46,19 +53,37 @@ def _convert(hint: Any, value: Any, path: str, faults: list[str]) -> Any:
         return _convert(next(c for c in choices if c is not type(None)), value, path, faults)
     if origin is Literal:
         if value not in choices:
-            faults.append(f"{path}: {value!r}; allowed are {', '.join(map(str, choices))}")
+            faults.append(f"{path}: {_shown(value)}; allowed are {', '.join(map(str, choices))}")
         return value
     if origin is tuple:
         if isinstance(value, list | tuple):
             return tuple(_convert(choices[0], item, path, faults) for item in value)
-        faults.append(f"{path}: {value!r}; give a list")
+        faults.append(f"{path}: {_shown(value)}; give a list")
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML 1.1 reads 1e-5 as a string
-        except ValueError:
-            pass
+        return _number(value, path, faults)
     if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        if hint is int and abs(value) > LARGEST_INT:
+            faults.append(f"{path}: {_shown(value)}; give a whole number of at most 18 digits")
         return value
-    faults.append(f"{path}: {value!r} is not of type {hint.__name__}")
+    faults.append(f"{path}: {_shown(value)} is not of type {hint.__name__}")
     return value
+
+
+def _number(value: float | str, path: str, faults: list[str]) -> float:
+    try:
+        number = float(value)  # YAML 1.1 reads 1e-5 as a string
+    except (ValueError, OverflowError):
+        number = math.nan
+    if math.isnan(number):
+        faults.append(f"{path}: {_shown(value)} is not of type float")
+    return number
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: never more than one short line."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write out a number of thousands of digits
+        text = f"a {type(value).__name__} of too many digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

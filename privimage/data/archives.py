@@ -1,12 +1,14 @@
 """Folders and zip files from strangers, listed and read without trusting them.
 
 Nothing is ever extracted. Refused: names that climb out of the archive, links that lead out of
-the folder, encrypted members, members above a bounded number of bytes. What is read may be
-private; only relative names appear in messages.
+the folder, encrypted members, unusual compressions, members above a bounded number of bytes. What
+is read may be private; only relative names appear in messages.
 """
 
 import os
 import stat
+import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +22,19 @@ from privimage.errors import DataInvalidError
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_MEMBERS = 10_000_000
 MAX_NAME_LENGTH = 1024
-DAMAGED_MEMBER = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError)
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others ask for memory beforehand
+# what zipfile and tarfile raise on damaged files; an odd zip version is a RuntimeError
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -51,12 +65,40 @@ def open_listing(path: Path) -> Iterator[Listing]:
         return
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except DAMAGED as error:
         raise DataInvalidError(
             f"{path} is neither a folder nor a readable zip file ({error}); check or fetch it again"
         ) from error
     with archive:
         yield _list_zip(archive)
+
+
+def read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The bytes of one member; DataInvalidError if they are damaged or too many."""
+    if info.compress_type not in COMPRESSIONS:
+        raise DataInvalidError(
+            f"{info.filename} in the zip file is compressed by method {info.compress_type}; "
+            "pack it again with the usual one, deflate"
+        )
+    try:
+        with archive.open(info) as file:
+            content = file.read(MAX_MEMBER_BYTES + 1)
+    except DAMAGED as error:
+        raise DataInvalidError(
+            f"{info.filename} in the zip file is damaged ({error}); fetch or pack it again"
+        ) from error
+    return _bounded(content, info.filename)
+
+
+def tar_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members in turn; DataInvalidError for one that would lead back to those before it."""
+    for number, info in enumerate(archive):
+        if info.size < 0 or number == MAX_MEMBERS:
+            raise DataInvalidError(
+                f"{info.name[:80]!r} in the tar file claims {info.size} bytes, as member {number}; "
+                "fetch it again"
+            )
+        yield info
 
 
 def _list_folder(root: Path) -> Listing:
@@ -95,7 +137,7 @@ def _list_zip(archive: zipfile.ZipFile) -> Listing:
         depth = len(parts) if info.is_dir() else len(parts) - 1
         folders.update(parts[:length] for length in range(1, depth + 1))
         if not info.is_dir():
-            files.append(Member(parts, partial(_read_zip_member, archive, info)))
+            files.append(Member(parts, partial(read_zip_member, archive, info)))
     return Listing(files, sorted(folders))
 
 
@@ -124,16 +166,6 @@ def _read_file(path: Path, name: str) -> bytes:
     except OSError as error:
         raise DataInvalidError(
             f"{name} cannot be read ({error.strerror}); check its permissions"
-        ) from error
-
-
-def _read_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    try:
-        with archive.open(info) as file:
-            return _bounded(file.read(MAX_MEMBER_BYTES + 1), info.filename)
-    except DAMAGED_MEMBER as error:  # NotImplementedError (an odd compression) is a RuntimeError
-        raise DataInvalidError(
-            f"{info.filename} in the zip file is damaged ({error}); fetch or pack it again"
         ) from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privimage.data.arrays import image_set_of
+from privimage.data.arrays import MAX_CLASSES, image_set_of
 from privimage.data.image_set import ImageSet
 from privimage.data.npy import map_npy
 from privimage.data.preparation import Preparation
@@ -20,6 +20,7 @@ from privimage.errors import DataInvalidError, DataMissingError
 SPLITS = ("train", "test")
 IMAGES, LABELS, CLASS_NAMES = "images.npy", "labels.npy", "class_names.json"
 MAX_NAMES_BYTES = 64 * 2**20
+MAX_NAME_LENGTH = 1024  # an array of texts gives each of them the room of the longest
 
 
 def find_array_folder(path: Path, split: str, *, source: str) -> Path | None:
@@ -69,6 +70,11 @@ def _read_class_names(path: Path, source: str) -> np.ndarray:
         raise DataInvalidError(
             f"{source}: {CLASS_NAMES} cannot be read ({error}); give a JSON list of texts"
         ) from error
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or len(names) > MAX_CLASSES:
         raise DataInvalidError(f"{source}: {CLASS_NAMES} is no list of texts; give one per class")
+    if not all(isinstance(name, str) and len(name) <= MAX_NAME_LENGTH for name in names):
+        raise DataInvalidError(
+            f"{source}: {CLASS_NAMES} is no list of texts of at most {MAX_NAME_LENGTH} characters; "
+            "give one per class"
+        )
     return np.array(names, dtype=np.str_)

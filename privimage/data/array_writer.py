@@ -28,6 +28,7 @@ from PIL import Image
 
 from privimage.data.archives import Member
 from privimage.data.array_folder import CLASS_NAMES, IMAGES, LABELS
+from privimage.data.image_tree import IMAGE_FORMATS
 from privimage.data.parallel import for_each_chunk
 from privimage.data.preparation import Preparation
 from privimage.data.published_files import Progress
@@ -121,7 +122,7 @@ def prepared_image(
 ) -> UInt8[np.ndarray, "channel size size"]:
     """One image, cropped where torchvision crops it, which is half a pixel from `Preparation`."""
     try:
-        with Image.open(io.BytesIO(member.read())) as opened:
+        with Image.open(io.BytesIO(member.read()), formats=IMAGE_FORMATS) as opened:
             image = opened.convert("RGB")
     except Exception as error:  # a decoder may raise anything
         raise DataInvalidError(

@@ -70,7 +70,10 @@ def _class_names(arrays: dict[str, np.ndarray], labels: np.ndarray, source: str)
                 f"{source}: class_names are {names.dtype} of shape {names.shape}; "
                 "give one text per class"
             )
-        return tuple(str(name) for name in names)
+        try:
+            return tuple(str(name) for name in names)
+        except ValueError as error:
+            raise DataInvalidError(f"{source}: class_names hold no text ({error})") from error
     if not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
         raise DataInvalidError(
             f"{source}: labels run from {labels.min()} to {labels.max()}; number the classes from 0"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privimage.data.archives import Member
+from privimage.data.archives import DAMAGED, Member, read_zip_member
 from privimage.data.array_writer import Part, Plan, Split
 from privimage.data.image_set import ONE_CLASS
 from privimage.data.preparation import Preparation
@@ -24,6 +24,7 @@ from privimage.errors import DataInvalidError
 FOLDER = "img_align_celeba"
 PARTITION = {"train": 0, "test": 2}  # 1 is the validation part
 MALE = ("not male", "male")
+PRESENCE = {"-1": 0, "1": 1}  # of an attribute, as the list says it
 PART = 20_000  # images; the zip file's list is read once a part
 
 
@@ -35,6 +36,11 @@ def plan_celeba(name: str, image_size: int, *, archives: Path, by_male: bool) ->
     splits = {}
     for split, number in PARTITION.items():
         names = [image for image, part in partition.items() if part == number]
+        if by_male and (lacking := [image for image in names if image not in is_male]):
+            raise DataInvalidError(
+                f"{CELEBA_ATTRIBUTES.name} lacks {lacking[0]} of {CELEBA_SPLITS.name}; "
+                "fetch both again"
+            )
         labels = np.array([is_male[image] if by_male else 0 for image in names], np.int64)
         splits[split] = Split(labels, _parts(archives / CELEBA_IMAGES.name, split, names))
     return Plan(
@@ -55,7 +61,7 @@ def read_partition(path: Path) -> dict[str, int]:
     """The number of its part by image name, in the order of the list."""
     try:
         return {name: int(number) for name, number in _rows(path)}
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataInvalidError(
             f"{path} is not CelebA's partition ({error}); fetch it again"
         ) from error
@@ -66,8 +72,8 @@ def read_attribute(path: Path, attribute: str) -> dict[str, int]:
     try:
         _, header, *rows = _rows(path)
         column = header.index(attribute) + 1  # the name of the image stands first
-        return {row[0]: (int(row[column]) + 1) // 2 for row in rows}
-    except (OSError, ValueError, IndexError, UnicodeDecodeError) as error:
+        return {row[0]: PRESENCE[row[column]] for row in rows}
+    except (OSError, ValueError, LookupError, csv.Error) as error:
         raise DataInvalidError(
             f"{path} is not CelebA's list of attributes ({error}); fetch it again"
         ) from error
@@ -94,9 +100,13 @@ def _parts(path: Path, split: str, names: Sequence[str]) -> list[Part]:
 def _open_images(path: Path, names: Sequence[str]) -> Iterator[list[Member]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except DAMAGED as error:
         raise DataInvalidError(f"{path} is no zip file ({error}); fetch it again") from error
     with archive:
-        there = set(archive.namelist())
+        there = {info.filename: info for info in archive.infolist()}
         paths = [f"{FOLDER}/{name}" for name in names]
-        yield [Member((p,), partial(archive.read, p)) for p in paths if p in there]
+        yield [
+            Member((path,), partial(read_zip_member, archive, there[path]))
+            for path in paths
+            if path in there
+        ]

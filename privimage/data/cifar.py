@@ -59,16 +59,18 @@ def read_cifar(root: Path, split: str, *, files: CifarFiles, source: str) -> Ima
     batches = files.train if split == "train" else files.test
     contents = [read_pickle(root / name, expected_md5=md5) for name, md5 in batches.items()]
     ((meta_name, meta_md5),) = files.meta.items()
-    names = read_pickle(root / meta_name, expected_md5=meta_md5)[files.names_key]
-    pixels = np.concatenate([content["data"] for content in contents])
-    labels = np.concatenate([content[files.labels_key] for content in contents])
-    return ImageSet(
-        images=torch.from_numpy(pixels.reshape(-1, 3, 32, 32)),
-        labels=torch.from_numpy(labels.astype(np.int64)),
-        class_names=tuple(names),
-        source=source,
-        public_size=len(pixels),
-    )
+    meta = read_pickle(root / meta_name, expected_md5=meta_md5)
+    try:
+        pixels = np.concatenate([content["data"] for content in contents])
+        labels = np.concatenate([content[files.labels_key] for content in contents])
+        images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32))
+        labels = torch.from_numpy(labels.astype(np.int64))
+        names = tuple(str(name) for name in meta[files.names_key])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataInvalidError(
+            f"{root} does not hold CIFAR's arrays ({error}); fetch the archive again"
+        ) from error
+    return ImageSet(images, labels, names, source, len(images))
 
 
 def read_pickle(path: Path, *, expected_md5: str) -> dict[str, Any]:
@@ -85,7 +87,14 @@ def read_pickle(path: Path, *, expected_md5: str) -> dict[str, Any]:
             f"{path} is not the published file (MD5 {found}, published {expected_md5}); "
             "fetch the archive again"
         )
-    value = ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    try:
+        value = ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except DataInvalidError:
+        raise
+    except Exception as error:  # an unpickler may raise anything on a damaged file
+        raise DataInvalidError(
+            f"{path} is damaged ({type(error).__name__}); fetch the archive again"
+        ) from error
     if not isinstance(value, dict):
         raise DataInvalidError(f"{path} holds no dictionary; fetch the archive again")
     return value

@@ -10,11 +10,12 @@ import shutil
 import tarfile
 import tempfile
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
+from privimage.data.archives import DAMAGED, tar_members
 from privimage.data.places import CIFAR_FOLDERS
 from privimage.data.published_files import (
     BLOCK_BYTES,
@@ -87,7 +88,7 @@ def download_file(
             faults.append(f"{urlparse(url).hostname}: sent another file")
         except PermissionError:
             raise
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: a length that is none
             faults.append(f"{urlparse(url).hostname}: {_reason(error)}")
         else:
             begun.replace(target)
@@ -126,11 +127,24 @@ def _fetch(url: str, begun: Path, *, on_progress: Progress | None) -> None:
 
 
 def _unpack(archive: Path, folder: str, data_root: Path) -> None:
-    """The archive's only folder, which appears whole or not at all."""
+    """The plain files right in the archive's only folder, which appears whole or not at all."""
     with tempfile.TemporaryDirectory(dir=data_root, prefix=f".{folder}.") as scratch:
-        with tarfile.open(archive) as content:
-            content.extractall(scratch, filter="data")
-        Path(scratch, folder).replace(data_root / folder)
+        unpacked = Path(scratch, folder)
+        unpacked.mkdir()
+        try:
+            with tarfile.open(archive) as content:
+                for info in tar_members(content):
+                    file = content.extractfile(info) if info.isreg() else None
+                    if file and PurePosixPath(info.name).parent == PurePosixPath(folder):
+                        with (unpacked / PurePosixPath(info.name).name).open("xb") as out:
+                            shutil.copyfileobj(file, out)
+        except DAMAGED as error:
+            if isinstance(error, PermissionError | DataInvalidError):
+                raise
+            raise DataInvalidError(
+                f"{archive} cannot be unpacked ({error}); free some space, or fetch it again"
+            ) from error
+        unpacked.replace(data_root / folder)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -113,8 +113,15 @@ def _fault(image_set: ImageSet) -> str | None:
     num_classes = len(image_set.class_names)
     if len(set(image_set.class_names)) != num_classes or num_classes == 0:
         return "class names are missing or repeated; give each class a name of its own"
+    if not all(_is_text(name) for name in image_set.class_names):
+        return "a class name cannot be written as UTF-8; rename the class"
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         return f"a label lies outside 0 to {num_classes - 1}; number the classes from 0"
     if image_set.public_size < 1:
         return f"public_size is {image_set.public_size}; give a positive number"
     return None
+
+
+def _is_text(name: str) -> bool:
+    """False for the halves of characters that file systems and JSON may hold."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)

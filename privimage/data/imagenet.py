@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from privimage.data.archives import Member
+from privimage.data.archives import DAMAGED, MAX_MEMBER_BYTES, Member, tar_members
 from privimage.data.array_writer import Part, Plan, Split
 from privimage.data.preparation import Preparation
 from privimage.data.published_files import IMAGENET_DEVKIT, IMAGENET_TRAIN, IMAGENET_VAL
@@ -78,13 +78,17 @@ def plan_imagenet(name: str, image_size: int, *, archives: Path, classes: str | 
 
 
 def read_devkit(path: Path) -> Devkit:
-    """Classes and validation labels; DataInvalidError if the kit is not as it was published."""
+    """Classes and validation labels; DataInvalidError if the kit is not as it was published.
+
+    Check the file's checksum first: scipy's parser can crash the process on a damaged list.
+    """
     from scipy.io import loadmat  # half a second to import, and only this needs it
 
     try:
         with tarfile.open(path) as kit:
-            meta = loadmat(io.BytesIO(_content(kit, META)), squeeze_me=True)["synsets"]
-            truth = [int(line) for line in _content(kit, GROUND_TRUTH).split()]
+            content = _contents(kit, META, GROUND_TRUTH)
+        meta = loadmat(io.BytesIO(content[META]), squeeze_me=True)["synsets"]
+        truth = [int(line) for line in content[GROUND_TRUTH].split()]
         leaves = meta[meta["num_children"] == 0]
         wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in leaves}
         synsets = [
@@ -92,7 +96,7 @@ def read_devkit(path: Path) -> Devkit:
             for row in leaves
         ]
         val_wnids = tuple(wnid_of[number] for number in truth)
-    except (OSError, tarfile.TarError, KeyError, ValueError, IndexError, TypeError) as error:
+    except Exception as error:  # loadmat may raise anything on a damaged file
         raise DataInvalidError(
             f"{path} is not the development kit of ILSVRC 2012 ({error}); fetch "
             f"{IMAGENET_DEVKIT.name} again"
@@ -158,8 +162,8 @@ def _open_class(path: Path, wnid: str) -> Iterator[list[Member]]:
     content = _read(path, *places[f"{wnid}.tar"])
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as inner:
-            infos = inner.getmembers()
-    except tarfile.TarError as error:
+            infos = list(tar_members(inner))
+    except DAMAGED as error:
         raise DataInvalidError(
             f"{path}: {wnid}.tar is damaged ({error}); fetch it again"
         ) from error
@@ -177,9 +181,11 @@ def _open_val(path: Path, numbers: Sequence[int]) -> Iterator[list[Member]]:
 def _index(path: Path) -> dict[str, tuple[int, int]]:
     """Where in an uncompressed archive each member's bytes begin, and how many they are."""
     try:
+        end = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
-            return {Path(info.name).name: (info.offset_data, info.size) for info in archive}
-    except (OSError, tarfile.TarError) as error:
+            infos = [info for info in tar_members(archive) if info.offset_data + info.size <= end]
+            return {Path(info.name).name: (info.offset_data, info.size) for info in infos}
+    except DAMAGED as error:
         raise DataInvalidError(
             f"{path} is no readable archive ({error}); fetch it again"
         ) from error
@@ -195,8 +201,10 @@ def _slice(content: bytes, start: int, size: int) -> bytes:
     return content[start : start + size]
 
 
-def _content(archive: tarfile.TarFile, name: str) -> bytes:
-    member = archive.extractfile(name)
-    if member is None:
-        raise KeyError(f"{name} is no file")
-    return member.read()
+def _contents(archive: tarfile.TarFile, *names: str) -> dict[str, bytes]:
+    contents = {}
+    for info in tar_members(archive):
+        if info.name in names and info.isreg() and info.size <= MAX_MEMBER_BYTES:
+            member = archive.extractfile(info)
+            contents[info.name] = member.read() if member else b""
+    return contents

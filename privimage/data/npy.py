@@ -6,6 +6,7 @@ read-only. What is read may be private; a mapping writes nothing anywhere.
 """
 
 import warnings
+import zipfile
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from privimage.errors import DataInvalidError
 
+PLAIN_KINDS = "biufU"  # truth values, whole numbers, floats, text
+MAX_DIMENSIONS = 8
 READERS = {
     (1, 0): npy_format.read_array_header_1_0,
     (2, 0): npy_format.read_array_header_2_0,
@@ -43,7 +46,11 @@ def read_header(file: Any, *, name: str, held_bytes: int) -> Header:
     start = file.tell()
     try:
         shape, fortran_order, dtype = READERS[npy_format.read_magic(file)](file)
-    except (ValueError, KeyError) as error:
+        if not all(type(size) is int for size in shape):  # such as True
+            raise ValueError(f"shape {shape}")
+    except zipfile.BadZipFile:
+        raise  # the caller knows what is damaged
+    except Exception as error:  # the text of a header goes through Python's own parser
         raise DataInvalidError(
             f"{name} is not an array ({error}); save it with numpy.save or numpy.savez"
         ) from error
@@ -53,9 +60,15 @@ def read_header(file: Any, *, name: str, held_bytes: int) -> Header:
             f"{name} is a pickle, which can run code when it is read; "
             "save plain arrays of numbers or text"
         )
+    if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0 or dtype.subdtype:
+        raise DataInvalidError(f"{name} is of type {dtype}; save plain numbers or text")
     if min(shape, default=0) < 0 or header.num_bytes > held_bytes - header.size:
         raise DataInvalidError(
             f"{name} claims {header.num_bytes} bytes, more than it holds; save or fetch it again"
+        )
+    if len(shape) > MAX_DIMENSIONS or prod(n for n in shape if n) * dtype.itemsize >= 2**60:
+        raise DataInvalidError(
+            f"{name} has the shape {str(shape)[:80]}; save images in at most 4 dimensions"
         )
     return header
 

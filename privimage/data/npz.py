@@ -7,19 +7,21 @@ the file's checksum not compared. What is read may be private.
 
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy_format
 
+from privimage.data.archives import COMPRESSIONS, DAMAGED
 from privimage.data.arrays import image_set_of
 from privimage.data.image_set import ImageSet
 from privimage.data.npy import map_array, read_header
 from privimage.data.preparation import Preparation
 from privimage.errors import DataInvalidError
 
-MAX_ARRAY_BYTES = 32 * 2**30
+MAX_ARRAY_BYTES = 32 * 2**30  # of all arrays together that are read into memory
+MAX_ARRAYS = 100
+MAX_EXPANSION = 1100  # deflate makes at most 1032 bytes of one
 MAPPED_FROM_BYTES = 2**30
 LOCAL_HEADER_BYTES = 30  # before the name and the extra field, whose lengths are its last 4 bytes
 
@@ -32,22 +34,33 @@ def read_npz(path: Path, *, preparation: Preparation, source: str) -> ImageSet:
 
 def read_arrays(path: Path, *, source: str) -> dict[str, np.ndarray]:
     """Every array of an npz file, none of them an object array; large ones may be mapped."""
+    arrays: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            return {
-                info.filename.removesuffix(".npy"): _read_array(path, archive, info, source)
-                for info in archive.infolist()
-            }
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in arrays or len(arrays) == MAX_ARRAYS:
+                    raise DataInvalidError(
+                        f"{source} has too many arrays, as {name!r}; save it again"
+                    )
+                left = MAX_ARRAY_BYTES - sum(map(_held_bytes, arrays.values()))
+                arrays[name] = _read_array(
+                    path, archive, info, name=f"{source}: {name}.npy", left=left
+                )
+        return arrays
+    except DataInvalidError:
+        raise
+    except DAMAGED as error:
         raise DataInvalidError(
             f"{source} is not a readable npz file ({error}); save or fetch it again"
         ) from error
 
 
 def _read_array(
-    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: str
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, name: str, left: int
 ) -> np.ndarray:
-    name = f"{source}: {info.filename}"
+    if info.compress_type not in COMPRESSIONS:
+        raise DataInvalidError(f"{name} is compressed in an unusual way; save it with numpy.savez")
     with archive.open(info) as file:
         header = read_header(file, name=name, held_bytes=info.file_size)
     stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
@@ -56,12 +69,20 @@ def _read_array(
         if start + info.file_size > path.stat().st_size:
             raise DataInvalidError(f"{name} ends before it should; save or fetch it again")
         return map_array(path, header, start=start)
-    if header.num_bytes > MAX_ARRAY_BYTES:
+    if header.num_bytes > left:
         raise DataInvalidError(
-            f"{name} has more than {MAX_ARRAY_BYTES // 2**30} GiB; save it uncompressed"
+            f"{name} makes more than {MAX_ARRAY_BYTES // 2**30} GiB; save it uncompressed"
+        )
+    if header.num_bytes > MAX_EXPANSION * info.compress_size:
+        raise DataInvalidError(
+            f"{name} claims {header.num_bytes} bytes, more than it holds; save or fetch it again"
         )
     with archive.open(info) as file:
         return npy_format.read_array(file, allow_pickle=False)
+
+
+def _held_bytes(array: np.ndarray) -> int:
+    return 0 if isinstance(array, np.memmap) else array.nbytes
 
 
 def _content_start(path: Path, info: zipfile.ZipInfo) -> int:

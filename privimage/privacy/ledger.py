@@ -20,6 +20,7 @@ from privimage.privacy.rng import RandomSource
 FORMAT = 1
 UNIT = "one image"
 ADJACENCY = "add_or_remove"
+EVENT_KEYS = {"name", "noise_multiplier", "sampling_rate", "reserved", "charged"}
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class PrivacyLedger:
         """
         terms, entries = _read(path)
         asked = _terms(epsilon, delta, accountant, data_id, random_source)
-        for name, value in asked.items():
-            if terms.get(name) != value:
+        for name, value in {**dict.fromkeys(terms), **asked}.items():
+            if name not in terms or terms[name] != value:
                 raise RunFolderError(
                     f"{path} has {name} {terms.get(name)!r}, and this run {value!r}; "
                     "continue with the settings and images of that run, or use a new run folder"
@@ -222,20 +223,27 @@ def _to_dict(terms: dict[str, Any], entries: dict[str, _Entry]) -> dict[str, Any
 
 
 def _entries(events: list[dict[str, Any]]) -> dict[str, _Entry]:
-    return {
-        event["name"]: _Entry(
-            Mechanism(event["noise_multiplier"], event["sampling_rate"], event["reserved"]),
-            charged=event["charged"],
-        )
-        for event in events
-    }
+    """The entries of a file; ValueError for what no ledger writes."""
+    if not isinstance(events, list):
+        raise ValueError("its events are no list")
+    entries: dict[str, _Entry] = {}
+    for event in events:
+        mechanism = Mechanism(event["noise_multiplier"], event["sampling_rate"], event["reserved"])
+        name, charged = event["name"], event["charged"]
+        whole = type(charged) is type(mechanism.count) is int
+        if not isinstance(name, str) or name in entries or event.keys() != EVENT_KEYS:
+            raise ValueError("an event is there twice, or has other entries")
+        if not (whole and 0 <= charged <= mechanism.count):
+            raise ValueError("an event is charged otherwise than it was reserved")
+        entries[name] = _Entry(mechanism, charged=charged)
+    return entries
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, _Entry]]:
     try:
         terms = json.loads(path.read_text())
         entries = _entries(terms.pop("events"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             f"{path} cannot be read as a privacy ledger ({type(error).__name__}); restore it "
             "from a copy, or count its budget as spent and use a new run folder"
