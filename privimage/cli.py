@@ -21,10 +21,11 @@ from privimage.data.sources import load_image_set
 from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
-from privimage.pipeline import may_cache, run_pipeline
+from privimage.pipeline import follow_pipeline, may_cache, run_pipeline
 from privimage.plain_yaml import parse_yaml
 from privimage.presets import preset_settings
 from privimage.progress import StageProgress
+from privimage.world import joined
 
 app = typer.Typer(
     help="Differentially private synthetic images (PrivImage).",
@@ -75,7 +76,10 @@ def synthesize(
     dry_run: Annotated[bool, typer.Option(help="show settings and budget, do nothing")] = False,
     verbose: Annotated[bool, typer.Option(help="log lines as well")] = False,
 ) -> None:
-    """Make synthetic images with the (epsilon, delta) guarantee from private ones."""
+    """Make synthetic images with the (epsilon, delta) guarantee from private ones.
+
+    With several GPUs: torchrun --nproc-per-node N -m privimage synthesize ...
+    """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
     overrides = parse_overrides(setting or []) | {"seed": seed}
     options = {
@@ -92,11 +96,17 @@ def synthesize(
         config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
     else:
         config = own_images_config(**options, overrides=overrides, data_root=data_root)
-    show_plan(config, folder)
-    if dry_run:
-        return
-    with StageProgress() as progress:
-        record = run_pipeline(config, folder, progress=progress, data_root=data_root)
+    with joined() as world:
+        if not world.leads:
+            follow_pipeline(config, folder, world=world, data_root=data_root)
+            return
+        show_plan(config, folder)
+        if dry_run:
+            return
+        with StageProgress() as progress:
+            record = run_pipeline(
+                config, folder, progress=progress, data_root=data_root, world=world
+            )
     export_images(folder / "images.npz", folder / "images")
     show_result(record, folder)
 
