@@ -8,6 +8,7 @@ nothing on it is encrypted.
 
 import io
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -149,12 +150,41 @@ def joined() -> Iterator[World]:
     with _in_touch():
         patience = timedelta(seconds=seconds)
         store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
-        group = PrefixStore("group", store)
+        place = PrefixStore(_meeting_place(store, rank, size, patience=seconds), store)
+        group = PrefixStore("group", place)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=patience)
     try:
-        yield World(rank, size, store=PrefixStore("meetings", store))
+        yield World(rank, size, store=PrefixStore("meetings", place))
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_place(store: Any, rank: int, size: int, *, patience: float) -> str:
+    """A name that these very processes agree on: the store may hold what earlier ones, started
+    by the same torchrun and now dead, left in it.
+
+    The leader shows a fresh name; each follower answers it with one of its own; when all have,
+    the leader shows their names under its own, and who finds itself there is in.
+    """
+    own, end = secrets.token_hex(8), time.monotonic() + patience
+    if rank == 0:
+        store.set("leader", own)
+    while time.monotonic() < end:
+        if rank == 0:
+            keys = [f"follower/{other}" for other in range(1, size)]
+            answers = [store.get(key).decode() for key in keys if store.check([key])]
+            names = [name for to, _, name in (a.partition("/") for a in answers) if to == own]
+            if len(names) == size - 1:
+                store.set(f"go/{own}", "/".join(names) or "/")
+                return own
+        elif store.check(["leader"]):
+            leader = store.get("leader").decode()
+            store.set(f"follower/{rank}", f"{leader}/{own}")
+            go = f"go/{leader}"
+            if store.check([go]) and own in store.get(go).decode().split("/"):
+                return leader
+        time.sleep(POLL_SECONDS)
+    raise ValueError(f"not all of {size} processes came within {patience:g} s")
 
 
 @contextmanager

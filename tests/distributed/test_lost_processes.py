@@ -55,7 +55,7 @@ def expected_ledger(config, data_id):
     return ledger.to_dict()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @pytest.mark.timeout(3000)
 def test_the_demo_on_two_processes_passes_though_either_is_killed_ten_times(tmp_path):
     out, generator = tmp_path / "runs", random.Random(0)
