@@ -122,7 +122,7 @@ def run(
     """Run all arms of a claim; repeat the same command to continue a run that stopped."""
     found = find_claim(claim)
     setting = setting or found.first_setting
-    arms = found.setting(setting).arms
+    found.setting(setting)  # one that is not offered is named first
     check_entry(entry, files)
     if entry is EntryPoint.RECORDS and files is not None:
         display.comparison(compare_records_of(found, setting, [read_record(files)]))
@@ -138,8 +138,6 @@ def run(
 
     from artifact.arms import Source, resolve_arms
     from artifact.launch import is_launched, launch
-    from artifact.runner import follow_claim, run_claim
-    from privimage.world import joined
 
     if found.setting(setting).calculation is None:
         resolve_arms(found, setting, seed=seed, max_minutes=max_minutes)  # its faults come first
@@ -147,39 +145,61 @@ def run(
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     load_expected(found)  # its faults, before the work
     folder = record_folder(out, found.id, setting, seed)
+    source = Source(cast(Any, entry.value), files) if files else None
     try:
         if gpus > 1 and not is_launched():
             with stopped_by_sigterm():
                 launch(gpus, sys.argv[1:])
             record = read_record(folder / "record.json")
         else:
-            with stopped_by_sigterm(), joined() as world:
-                if not world.leads:
-                    follow_claim(
-                        found, setting, seed=seed, out=out, max_minutes=max_minutes, world=world
-                    )
-                    return
-                start = f"{found.id}/{setting}, seed {seed}: {len(arms)} arms into {folder}"
-                print(start, file=sys.stderr)
-                with StageProgress() as show:
-                    record = run_claim(
-                        found,
-                        setting,
-                        seed=seed,
-                        out=out,
-                        source=Source(cast(Any, entry.value), files) if files else None,
-                        max_minutes=max_minutes,
-                        on_progress=arm_progress(show, list(arms)),
-                        world=world,
-                    )
-            if is_launched():  # torchrun takes any other status than 0 for a crash
-                return
+            record = run_here(
+                found, setting, seed=seed, out=out, source=source, max_minutes=max_minutes
+            )
     except KeyboardInterrupt as stop:
         print("\ninterrupted; the same command continues the run", file=sys.stderr)
         code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
         raise typer.Exit(code) from None
-    display.comparison(compare_records_of(found, setting, [record]))
-    display.next_step(record, out)
+    if record is not None:
+        display.comparison(compare_records_of(found, setting, [record]))
+        display.next_step(record, out)
+
+
+def run_here(
+    claim: Claim,
+    setting: str,
+    *,
+    seed: int,
+    out: Path,
+    source: Any,
+    max_minutes: float | None,
+) -> ClaimRecord | None:
+    """Run in this process, maybe with others that torchrun started; a record to be judged, or None
+    there: torchrun takes any exit status but 0 for a crash.
+    """
+    from artifact.launch import is_launched
+    from artifact.runner import follow_claim, run_claim
+    from privimage.world import joined
+
+    with stopped_by_sigterm(), joined() as world:
+        if not world.leads:
+            follow_claim(claim, setting, seed=seed, out=out, max_minutes=max_minutes, world=world)
+            return None
+        arms = list(claim.setting(setting).arms)
+        folder = record_folder(out, claim.id, setting, seed)
+        start = f"{claim.id}/{setting}, seed {seed}: {len(arms)} arms into {folder}"
+        print(start, file=sys.stderr)
+        with StageProgress() as show:
+            record = run_claim(
+                claim,
+                setting,
+                seed=seed,
+                out=out,
+                source=source,
+                max_minutes=max_minutes,
+                on_progress=arm_progress(show, arms),
+                world=world,
+            )
+    return None if is_launched() else record
 
 
 @app.command()
