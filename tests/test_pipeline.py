@@ -129,7 +129,12 @@ def test_a_lost_result_of_a_private_stage_is_not_asked_for_twice(toy_settings, t
     run_pipeline(config, tmp_path, shared=shared)  # a private copy lies beside the key
     assert answer.read_bytes() == before
     answer.unlink()
-    (tmp_path / "private" / "query_answer.json").unlink()
+    copy = tmp_path / "private" / "query_answer.json"
+    for damaged in (copy.read_bytes()[:-9], b"{}", b"[]"):
+        copy.write_bytes(damaged)
+        with pytest.raises(RunFolderError, match="already spent privacy budget on query"):
+            run_pipeline(config, tmp_path, shared=shared)
+    copy.unlink()
     with pytest.raises(RunFolderError, match="already spent privacy budget on query"):
         run_pipeline(config, tmp_path, shared=shared)
 

@@ -177,14 +177,17 @@ def ask(run: Run) -> Tensor:
 
 
 def kept_answer(run: Run) -> Tensor | None:
-    """The answer to this very question that an interrupted process left, or None."""
+    """The answer to this very question that an interrupted process left, or None.
+
+    One that cannot be read counts as none: if it was paid for, `ask` refuses to ask again.
+    """
     try:
         kept = json.loads(_kept(run).read_text())
-    except FileNotFoundError:
+        if kept["inputs"] != query_inputs(run):
+            return None
+        return torch.tensor(kept["noisy_histogram"], dtype=torch.float64)
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    if kept["inputs"] != query_inputs(run):
-        return None
-    return torch.tensor(kept["noisy_histogram"], dtype=torch.float64)
 
 
 def _kept(run: Run) -> Path:
