@@ -62,12 +62,12 @@ def test_the_demo_on_two_processes_passes_though_either_is_killed_ten_times(tmp_
     command = [sys.executable, "-m", "artifact", "run", "kick_the_tires", "--gpus", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     killed, statuses = [], []
-    log = (tmp_path / "log.txt").open("w")
     while not statuses or statuses[-1]:
         assert len(statuses) <= NUM_KILLS
-        run = subprocess.Popen(
-            [*command, "--out", str(out)], env=environment, cwd=ROOT, stdout=log, stderr=log
-        )
+        with (tmp_path / "log.txt").open("a") as log:
+            run = subprocess.Popen(
+                [*command, "--out", str(out)], env=environment, cwd=ROOT, stdout=log, stderr=log
+            )
         while run.poll() is None:
             time.sleep(generator.uniform(12, 25))
             workers = ranks(out)
