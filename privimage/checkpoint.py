@@ -25,7 +25,7 @@ from privimage.errors import DataInvalidError
 logger = logging.getLogger(__name__)
 MAGIC = b"privimage checkpoint"
 TIME_SHARE = 0.02  # of a stage's time may go into writing checkpoints
-PAID_TIME_SHARE = 0.5  # where it was paid for with privacy: each step of twice a save's time or more
+PAID_TIME_SHARE = 0.5  # where privacy paid for it: each step that lasts twice a save or more
 
 
 class Checkpoint:
