@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections import Counter
 
 import pytest
 
@@ -36,13 +37,13 @@ def moments(events, *, num, seed):
 
 
 def kill_and_finish(settings, folder, events, *, num_kills, seed):
-    """Returns how many kills there were, and in how many stages; the run is then complete."""
-    kills, stages = 0, set()
+    """Returns how many kills there were, and how many in each stage; the run is then complete."""
+    kills, stages = 0, Counter()
     for event, delay in moments(events, num=num_kills, seed=seed):
         outcome = run_until(settings, folder, event=event, delay=delay)
         assert outcome.error is None
         kills += not outcome.finished
-        stages.add(event[0])
+        stages[event[0]] += 1
         check_books(folder)
     assert run_until(settings, folder).finished
     check_books(folder)
@@ -76,16 +77,17 @@ def check_survival(settings, folder, *, num_kills, num_stages, seed):
     assert len(stages) >= num_stages
     assert check_record(folder / "seeded", steps=steps) == steps
     assert hashes(folder / "seeded") == hashes(folder / "whole")
-    print(f"seeded: {kills} kills in {sorted(stages)}, all products the same bytes")
+    print(f"seeded: {kills} kills in {dict(stages)}, all products the same bytes")
 
     kills, stages = kill_and_finish(
         settings, folder / "secure", whole.events, num_kills=num_kills, seed=seed + 1
     )
     assert kills >= 0.9 * num_kills
     taken = check_record(folder / "secure", steps=steps)
-    print(f"secure: {kills} kills in {sorted(stages)}, {steps - taken} of {steps} steps lost")
-    # a kill takes away what was done since the last state; at least half must remain
-    assert steps / 2 <= taken <= steps
+    print(f"secure: {kills} kills in {dict(stages)}, {steps - taken} of {steps} steps lost")
+    # a kill takes away the step under way and what was done since the last state; one that was
+    # meant for the end of pre-training may fall into the first steps
+    assert max(1, steps - 2 * stages["finetune"] - 2) <= taken <= steps
 
 
 def test_a_toy_run_survives_five_kills(toy_settings, tmp_path):
