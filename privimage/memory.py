@@ -4,6 +4,7 @@ The kernel and the GPU's allocator count it. Linux resets the high-water mark of
 on request; where it may not be asked the figure is left out rather than guessed.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,12 @@ import torch
 from privimage.errors import MemoryRanOutError
 
 MIB = 2**20
+# how libraries without a class for it say that an allocation failed: torch, oneDNN (which says no
+# more than this), C++, the system, cuBLAS and cuDNN
+NO_MEMORY = re.compile(
+    "DefaultCPUAllocator: can't allocate memory|could not create a (primitive(?! desc)|memory obj)|"
+    "std::bad_alloc|Cannot allocate memory|ALLOC_FAILED"
+)
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -40,20 +47,29 @@ def peaks_mib(device: torch.device, *, was_reset: bool) -> dict[str, int]:
 
 @contextmanager
 def explained(stage: str) -> Iterator[None]:
-    """Inside, an allocation that fails becomes a MemoryRanOutError that says what helps."""
+    """Inside, an allocation that fails becomes a MemoryRanOutError that says what helps.
+
+    So does an error that was raised from one, such as a file that only seems to be damaged.
+    """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not _is_failed_allocation(error):
+    except Exception as error:
+        failed = _failed_allocation(error)
+        if failed is None:
             raise
+        reason = " ".join(str(failed).split())[:120] or type(failed).__name__
         raise MemoryRanOutError(
-            f"memory ran out in stage {stage}; use performance.strategy loop (or a smaller "
-            "micro_batch_size), smaller batches of the stage, or a machine with more memory, and "
-            "repeat the command: it continues what is there"
+            f"memory ran out in stage {stage} ({reason}); use performance.strategy loop (or a "
+            "smaller micro_batch_size), smaller batches of the stage, or a machine with more "
+            "memory, and repeat the command: it continues what is there"
         ) from error
 
 
-def _is_failed_allocation(error: Exception) -> bool:
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    # torch's allocator for the CPU raises a plain RuntimeError
-    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
+def _failed_allocation(error: BaseException | None) -> BaseException | None:
+    """The first of an error and its causes that is an allocation that failed."""
+    while error is not None:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if known or NO_MEMORY.search(str(error)):
+            return error
+        error = error.__cause__
+    return None

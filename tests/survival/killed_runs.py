@@ -54,12 +54,16 @@ def work(settings: dict[str, Any], folder: Path, limits: Limits, pipe: Any) -> N
     """The body of a process."""
     torch.set_num_threads(1)
 
+    is_limited = not limits.since
+
     def tell(stage: str, done: int, total: int) -> None:
-        if stage == limits.since:
+        nonlocal is_limited
+        if stage == limits.since and not is_limited:
             limit(limits)
+            is_limited = True
         pipe.send((stage, done))
 
-    if not limits.since:
+    if is_limited:
         limit(limits)
     try:
         with stopped_by_sigterm():
