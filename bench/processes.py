@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from harness import Row, interleaved, median, parser, publish, report
+from paper_network import paper_network
 
 from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.data.image_set import ImageSet
-from privimage.diffusion.denoiser import Denoiser
-from privimage.diffusion.unet import UNet, UNetConfig
 from privimage.hardware import usable_cores
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
@@ -68,9 +67,7 @@ def start_processes(num: int) -> None:
 
 def run_steps(num_steps: int, *, num_workers: int) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    network = UNetConfig(32, 3, 10, base_channels=64, channel_multipliers=(2, 2))
-    denoiser = Denoiser(UNet(network))
+    denoiser = paper_network(32, torch.device("cpu"))
     pixels = torch.randint(0, 256, (NUM_IMAGES, 3, 32, 32), dtype=torch.uint8)
     names = tuple(str(label) for label in range(10))
     images = ImageSet(pixels, torch.arange(NUM_IMAGES) % 10, names, "made up", NUM_IMAGES)

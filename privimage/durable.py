@@ -9,14 +9,19 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from privimage.errors import RunFolderError
 
 
-def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `content` in one step; when this returns, the bytes are on the disk."""
+@contextmanager
+def replaced_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file to be written, which replaces `path` in one step at the end; after that the bytes are
+    on the disk. If anything goes wrong `path` stays as it was.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -26,21 +31,28 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise RunFolderError(
             f"cannot write {path} ({error.strerror}); free some space and repeat the command"
         ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # still there only if something went wrong
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `content` in one step; when this returns, the bytes are on the disk."""
+    with replaced_durably(path, mode=mode) as file:
+        file.write(content)
 
 
 def write_json_durably(path: Path, value: Any, *, mode: int = 0o644) -> None:

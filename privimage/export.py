@@ -5,26 +5,31 @@ What an earlier export of more images left is removed, so that the folder holds 
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
+
+from privimage.evaluation.image_files import load_images
 
 
 def export_images(archive: Path, folder: Path) -> int:
     """Write `<folder>/<class name>/<number>.png` for an npz of images; returns their number."""
-    with np.load(archive, allow_pickle=False) as arrays:
-        images, labels, names = arrays["images"], arrays["labels"], arrays["class_names"]
-    for name in names:
-        (folder / _safe(str(name))).mkdir(parents=True, exist_ok=True)
-    written = set()
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        pixels = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-        path = folder / _safe(str(names[label])) / f"{number:06}.png"
-        Image.fromarray(pixels).save(path)
-        written.add(path)
+    drawn = load_images(archive)
+    folders = [folder / _safe(name) for name in drawn.class_names]
+    for place in folders:
+        place.mkdir(parents=True, exist_ok=True)
+    labels = drawn.labels.tolist()
+    for number, (image, label) in enumerate(zip(drawn.images, labels, strict=True)):
+        pixels = image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)
+        Image.fromarray(pixels.numpy()).save(folders[label] / f"{number:06}.png")
     for path in folder.glob("*/*.png"):
-        if path.stem.isdecimal() and path not in written:
+        if path.stem.isdecimal() and not _is_of(path, folders, labels):
             path.unlink()
-    return len(images)
+    return len(drawn)
+
+
+def _is_of(path: Path, folders: list[Path], labels: list[int]) -> bool:
+    number = int(path.stem)
+    is_there = number < len(labels) and path.stem == f"{number:06}"
+    return is_there and path.parent == folders[labels[number]]
 
 
 def _safe(name: str) -> str:

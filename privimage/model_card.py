@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from privimage.diffusion.unet import UNetConfig
+from privimage.evaluation.image_files import load_images
 from privimage.stages import Run, num_parameters
 from privimage.stages.model import new_denoiser
 
@@ -120,8 +119,7 @@ def _what(run: Run) -> str:
     classes = f"{sensitive.num_classes} classes, equally frequent: {_names(sensitive.class_names)}"
     if not run.config.data.conditional:
         classes = "no classes, for the generator takes no label"
-    with np.load(run.folder / "images.npz", allow_pickle=False) as arrays:
-        number = len(arrays["labels"])
+    number = len(load_images(run.folder / "images.npz"))
     which, network = "Synthetic images", ""
     if _has_weights(run):
         which = "An image generator, and synthetic images drawn from it"

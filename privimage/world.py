@@ -131,6 +131,18 @@ class World:
                 dist.send(tensor.contiguous(), dst=0)
         return tensor
 
+    def send_from_leader(self, tensor: Tensor, *, receiver: int) -> Tensor:
+        """On process `receiver` the leader's tensor, of the shape and type of `tensor`."""
+        if receiver == 0 or self.rank not in (0, receiver):
+            return tensor
+        with _in_touch():
+            if self.leads:
+                dist.send(tensor.contiguous(), dst=receiver)
+            else:
+                tensor = torch.empty_like(tensor)
+                dist.recv(tensor, src=0)
+        return tensor
+
 
 ALONE = World()
 

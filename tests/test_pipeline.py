@@ -11,9 +11,9 @@ from privimage import pipeline
 from privimage.budget import plan_mechanisms
 from privimage.config import load_config
 from privimage.errors import BudgetError, ConfigError, RunFolderError
+from privimage.evaluation.image_files import load_images
 from privimage.pipeline import locked, run_pipeline
 from privimage.privacy.accounting import compute_epsilon
-from privimage.stages.images import load_images
 
 PRODUCTS = (
     "config.yaml",
@@ -166,9 +166,9 @@ def test_changing_a_public_stage_after_the_private_ones_costs_nothing(
     run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
     more = load_config(toy_settings, {"sampling.num_images": 60})
     run_pipeline(more, tmp_path, shared=shared)
-    images, labels = load_images(tmp_path / "images.npz")
-    assert len(images) == len(labels) == 60
-    assert torch.bincount(labels).tolist() == [6] * 10
+    drawn = load_images(tmp_path / "images.npz")
+    assert len(drawn) == 60
+    assert torch.bincount(drawn.labels).tolist() == [6] * 10
 
 
 @pytest.mark.parametrize("strategy", ["none", "random", "all"])

@@ -7,12 +7,13 @@ hand.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from privimage.checkpoint import NOT_KEPT, Checkpoint
@@ -29,10 +30,12 @@ from privimage.evaluation.utility import CLASSIFIER_KINDS, UtilityConfig, classi
 from privimage.semantics.classifier import QueryNetwork
 from privimage.world import ALONE, World
 
+BATCH_SIZE = 500
+MOST_FOR_CLASSIFIERS = 100_000  # logistic regression and MLP hold their pixels as floats
+
 
 def evaluate(
-    images: UInt8[Tensor, "num channel height width"],
-    labels: Int[Tensor, " num"],
+    synthetic: ImageSet | None,
     *,
     real_test: ImageSet,
     real_train: ImageSet | None,
@@ -46,37 +49,44 @@ def evaluate(
     new_checkpoint: Callable[[str], Checkpoint] = lambda part: NOT_KEPT,
     world: World = ALONE,
 ) -> dict[str, Any]:
-    """Metrics by name. With `real_train` the same numbers for real images stand beside them
-    ("real_..."). `new_checkpoint` gives the place of a part's state, "metrics" or a classifier's
-    name, so that an interrupted evaluation continues. The processes of `world` share features and
-    the CNN; the result is the leader's.
+    """Metrics by name; `synthetic` is needed on the leader of `world` alone, and may be mapped.
+
+    With `real_train` the same numbers for real images stand beside them ("real_...").
+    `new_checkpoint` gives the place of a part's state, "metrics" or a classifier's name, so that an
+    interrupted evaluation continues. The processes share features and the CNN; the result is the
+    leader's. Classifiers get the first `MOST_FOR_CLASSIFIERS` images, the Frechet distance as many
+    as `config` says, so memory does not grow with their number.
     """
-    candidates = {"": (images, labels)}
-    if real_train is not None:
-        candidates["real_"] = (real_train.images, real_train.labels)
     extractors = [query_network_extractor(network, device=device)]
     if inception := inception_extractor(inception_weights, device=device):
         extractors.append(inception)
+    candidates = {"": _of_leader(synthetic, config, like=real_test, seed=seed, world=world)}
+    if real_train is not None:
+        candidates["real_"] = _of_everybody(real_train, config, seed=seed, world=world)
     keeper = new_checkpoint("metrics")
     metrics: dict[str, Any] = world.tell(keeper.load()) or {}
     total = len(candidates) * (len(extractors) + len(CLASSIFIER_KINDS) * with_classifiers)
     done = 0
-    for prefix, (candidate, candidate_labels) in candidates.items():
-        sample = _random_sample(candidate, config.frechet_num_images, seed=seed)
-        metrics[prefix + "frechet_num_images"] = len(sample)
+    for prefix, candidate in candidates.items():
+        metrics[prefix + "frechet_num_images"] = candidate.frechet_num_images
         for extractor in extractors:
             if (name := prefix + extractor.metric) not in metrics:
-                metrics[name] = frechet_to_real(sample, real_test, extractor, world=world)
+                metrics[name] = frechet_to_real(
+                    candidate.batches(), real_test, extractor, world=world
+                )
                 keeper.save(metrics)
             on_progress(done := done + 1, total)
-        for kind in CLASSIFIER_KINDS if with_classifiers else ():
+        if not with_classifiers:
+            continue
+        images, labels = candidate.labelled()
+        for kind in CLASSIFIER_KINDS:
             if (name := f"{prefix}{kind}_accuracy") not in metrics and (
                 kind == "cnn" or world.leads
             ):
                 metrics[name] = classify_with(
                     kind,
-                    candidate,
-                    candidate_labels,
+                    images,
+                    labels,
                     real_test.images,
                     real_test.labels,
                     num_classes=real_test.num_classes,
@@ -92,17 +102,18 @@ def evaluate(
 
 
 def frechet_to_real(
-    images: UInt8[Tensor, "num channel height width"],
+    batches: Iterable[UInt8[Tensor, "batch channel height width"]],
     real: ImageSet,
     extractor: Extractor,
     *,
     world: World = ALONE,
 ) -> float:
-    """Frechet distance between the features of `images` and those of the real images; the
-    leader's, and not a number on the others.
+    """Frechet distance between the features of the images in `batches`, which are each process's
+    own, and those of the real images; the leader's, and not a number on the others.
     """
-    synthetic = extract_statistics(images, extractor, batch_size=500, world=world)
-    reference = extract_statistics(real.images, extractor, batch_size=500, world=world)
+    own = real.images[world.rows(len(real))].split(BATCH_SIZE)
+    synthetic = extract_statistics(batches, extractor, world=world)
+    reference = extract_statistics(own, extractor, world=world)
     return frechet_distance(synthetic, reference) if world.leads else math.nan
 
 
@@ -118,6 +129,63 @@ def utility_config(config: EvaluationConfig, *, seed: int, device: torch.device)
     )
 
 
-def _random_sample(images: Tensor, num: int, *, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return images[torch.randperm(len(images), generator=generator)[:num]]
+@dataclass(frozen=True)
+class _Candidate:
+    """Images to be measured: what this process does of the Frechet distance, and what the
+    classifiers are trained on.
+    """
+
+    frechet_num_images: int
+    batches: Callable[[], Iterable[Tensor]]
+    labelled: Callable[[], tuple[Tensor, Tensor]]
+
+
+def _of_leader(
+    images: ImageSet | None, config: EvaluationConfig, *, like: ImageSet, seed: int, world: World
+) -> _Candidate:
+    """Images that the leader alone has: it deals out what the others need."""
+    num = world.tell(0 if images is None else len(images))
+    numbers = _random_numbers(num, config.frechet_num_images, seed=seed)
+
+    def batches() -> Iterator[Tensor]:
+        parts = numbers.split(BATCH_SIZE)
+        for first in range(0, len(parts), world.size):
+            own = None
+            for receiver, chosen in enumerate(parts[first : first + world.size]):
+                batch = torch.empty(len(chosen), *like.images.shape[1:], dtype=torch.uint8)
+                batch = batch if images is None else images.images[chosen]
+                batch = world.send_from_leader(batch, receiver=receiver)
+                own = batch if receiver == world.rank else own
+            if own is not None:
+                yield own
+
+    def labelled() -> tuple[Tensor, Tensor]:
+        first = slice(MOST_FOR_CLASSIFIERS)  # of all classes, for they go round
+        nothing = torch.empty(0), torch.empty(0)
+        return world.tell(
+            (images.images[first], images.labels[first]) if images is not None else nothing
+        )
+
+    return _Candidate(len(numbers), batches, labelled)
+
+
+def _of_everybody(
+    images: ImageSet, config: EvaluationConfig, *, seed: int, world: World
+) -> _Candidate:
+    """Images that every process has: each takes its part."""
+    numbers = _random_numbers(len(images), config.frechet_num_images, seed=seed)
+    own = numbers[world.rows(len(numbers))].split(BATCH_SIZE)
+
+    def labelled() -> tuple[Tensor, Tensor]:
+        if len(images) <= MOST_FOR_CLASSIFIERS:
+            return images.images, images.labels
+        chosen = _random_numbers(len(images), MOST_FOR_CLASSIFIERS, seed=seed)
+        return images.images[chosen], images.labels[chosen]
+
+    return _Candidate(len(numbers), lambda: (images.images[part] for part in own), labelled)
+
+
+def _random_numbers(num: int, most: int, *, seed: int) -> Tensor:
+    """At most `most` of `num` images; sorted, so that a mapped file is read forwards."""
+    order = torch.randperm(num, generator=torch.Generator().manual_seed(seed))
+    return order[:most].sort().values

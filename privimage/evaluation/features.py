@@ -6,7 +6,7 @@ read from a local file and checked. The paper's artifact used NVIDIA's port: exp
 differences.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -83,17 +83,16 @@ def inception_extractor(
 
 
 def extract_statistics(
-    images: UInt8[Tensor, "num channel height width"],
+    batches: Iterable[UInt8[Tensor, "batch channel height width"]],
     extractor: Extractor,
-    batch_size: int,
     *,
     world: World = ALONE,
 ) -> FeatureStatistics:
     """Statistics of all images, however they are cut into batches and over processes.
 
-    Each process of `world` takes its part; the union is on the leader, on the others their part.
+    Each process of `world` gives its own; the union is on the leader, on the others their part.
+    Memory is that of one batch.
     """
-    batches = images[world.rows(len(images))].split(batch_size)
     parts = (FeatureStatistics.of(extractor(batch)) for batch in batches if len(batch))
     own = reduce(FeatureStatistics.merge, parts, _none(extractor.dims))
     world.meet()

@@ -4,8 +4,9 @@ Labels go round the classes in turn: class frequencies of the sensitive set were
 are not used. Everything here is post-processing of released weights, at no privacy cost.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import torch
@@ -13,7 +14,6 @@ from jaxtyping import Int, Int64, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from privimage.checkpoint import NOT_KEPT, Checkpoint
 from privimage.data.image_set import to_uint8
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import SAMPLERS
@@ -22,7 +22,12 @@ from privimage.hardware import Compute, Workers, autocast
 from privimage.world import ALONE, World
 
 
-def generate_images(
+def class_labels(num_images: int, num_classes: int) -> Int64[Tensor, " num"]:
+    """Image i is of class i mod num_classes; all are 0 where there are no classes."""
+    return torch.arange(num_images) % max(num_classes, 1)
+
+
+def drawn_batches(
     denoiser: Denoiser,
     *,
     num_images: int,
@@ -33,27 +38,22 @@ def generate_images(
     generator: torch.Generator,
     device: torch.device,
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
-    on_progress: Callable[[int], None] | None = None,
-    checkpoint: Checkpoint = NOT_KEPT,
+    done: int = 0,
     world: World = ALONE,
-) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
-    """Images and labels on the CPU, image i of class i mod num_classes.
+) -> Iterator[UInt8[Tensor, "batch channel height width"]]:
+    """The images from number `done` on, in order, with the labels of `class_labels`; on the CPU.
 
-    With `num_classes` 0 (an unconditional network) all labels are 0. The noise comes from
-    `generator`, which lives on `device`; another batch size gives other images, another number of
-    workers the same, and so does an interruption if there is a `checkpoint`. Puts `denoiser` in
-    evaluation mode. `on_progress` gets the number of images done. The processes of `world` take the
-    batches in turn; the leader gets all images, and only there are they all in the result.
+    The noise comes from `generator`, which lives on `device`; another batch size gives other
+    images, another number of workers the same, and so does going on after `done`, an end of a
+    batch, with a fresh generator. Puts `denoiser` in evaluation mode. The processes of `world` take
+    the batches in turn; the leader gets all images, the others wrong ones for those of others.
     """
     if sampler not in SAMPLERS:
         raise ConfigError(f"sampler is {sampler!r}; choose one of {', '.join(SAMPLERS)}")
     config = denoiser.unet.config
     assert num_classes == config.num_classes, "labels are those of the network"
     denoiser.eval()
-    labels = torch.arange(num_images) % max(num_classes, 1)
-    images = torch.empty(
-        num_images, config.num_channels, config.image_size, config.image_size, dtype=torch.uint8
-    )
+    labels = class_labels(num_images, num_classes)
     workers = Workers(compute.num_workers)
     denoise = torch.compile(denoiser) if compute.compiled else denoiser
 
@@ -62,30 +62,36 @@ def generate_images(
             drawn = SAMPLERS[sampler](denoise, latents, classes, num_steps=num_steps)
             return to_uint8(drawn).cpu()
 
-    known = world.tell(checkpoint.load())
-    done = 0 if known is None else len(known["images"])
-    images[:done] = known["images"] if known is not None else images[:0]
     batches = [slice(a, min(a + batch_size, num_images)) for a in range(0, num_images, batch_size)]
     for first in range(0, len(batches), world.size):
-        together = batches[first : first + world.size]
-        for sender, part in enumerate(together):  # all draw the noise, so that all streams agree
-            latents = torch.randn(images[part].shape, generator=generator, device=device)
-            if part.stop > done and sender == world.rank:
+        together = []
+        for sender, part in enumerate(batches[first : first + world.size]):
+            # all draw the noise of all, so that all streams agree
+            shape = (part.stop - part.start, config.num_channels, *[config.image_size] * 2)
+            latents = torch.randn(shape, generator=generator, device=device)
+            images = torch.empty(shape, dtype=torch.uint8)
+            if part.start >= done and sender == world.rank:
                 classes = labels[part].to(device) if num_classes else None
                 shares = workers.shares(len(latents))
                 pieces = [
                     (latents[share], None if classes is None else classes[share])
                     for share in shares
                 ]
-                images[part] = torch.cat(workers.map(lambda piece: draw(*piece), pieces))
-        for sender, part in enumerate(together):
-            if part.stop > done:
-                images[part] = world.send_to_leader(images[part], sender=sender)
-        if checkpoint.is_due() and together[-1].stop > done:
-            checkpoint.save({"images": images[: together[-1].stop].clone()})
-        if on_progress is not None and together[-1].stop > done:
-            on_progress(together[-1].stop)
-    return images, labels
+                images = torch.cat(workers.map(lambda piece: draw(*piece), pieces))
+            together.append((sender, part, images))
+        for sender, part, images in together:
+            if part.start >= done:
+                yield world.send_to_leader(images, sender=sender)
+
+
+def generate_images(
+    denoiser: Denoiser, *, num_images: int, num_classes: int, world: World = ALONE, **how: Any
+) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
+    """All images and their labels, in memory, as `drawn_batches` draws them (see there)."""
+    batches = drawn_batches(
+        denoiser, num_images=num_images, num_classes=num_classes, world=world, **how
+    )
+    return torch.cat([*batches]), class_labels(num_images, num_classes)
 
 
 def sample_grid(
@@ -98,7 +104,8 @@ def sample_grid(
     """The first `per_class` images of every class that has any, one row a class, its name at the
     left. Images under 24 pixels are shown three times as large.
     """
-    chosen = {label: images[labels == label][:per_class] for label in range(len(class_names))}
+    numbers = {label: torch.nonzero(labels == label)[:, 0] for label in range(len(class_names))}
+    chosen = {label: images[found[:per_class]] for label, found in numbers.items()}
     rows = [(class_names[label], row) for label, row in chosen.items() if len(row)]
     cell = images.shape[-1] * (_ENLARGED if images.shape[-1] < 24 else 1)
     font = _font()

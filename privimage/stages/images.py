@@ -6,19 +6,16 @@ real images: the numbers that it reports are not covered by the guarantee, and t
 statement says so.
 """
 
-import io
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from privimage.durable import write_durably, write_json_durably
+from privimage.durable import write_json_durably
 from privimage.evaluation.evaluate import evaluate
-from privimage.evaluation.generate import generate_images, sample_grid
+from privimage.evaluation.generate import class_labels, drawn_batches, sample_grid
+from privimage.evaluation.image_files import ImageParts, load_images, save_images
 from privimage.stages.model import new_denoiser
 from privimage.stages.run import Run, outputs_of, plain, save_picture
 from privimage.stages.semantic import trained_query_network
@@ -37,38 +34,33 @@ def generate(run: Run) -> list[str]:
     denoiser, config = new_denoiser(run), run.config.sampling
     run.load_weights(run.folder / "model.safetensors", denoiser)
     names = run.sets.sensitive.class_names
-    images, labels = generate_images(
+    num_classes = len(names) if run.config.data.conditional else 0
+    parts = ImageParts(partial(run.checkpoint, of="generate"))
+    for images in drawn_batches(
         denoiser.eval(),
         num_images=config.num_images,
-        num_classes=len(names) if run.config.data.conditional else 0,
+        num_classes=num_classes,
         sampler=config.sampler,
         num_steps=config.num_steps,
         batch_size=config.batch_size,
         generator=torch.Generator(run.device).manual_seed(run.config.seed),
         device=run.device,
         compute=run.compute,
-        on_progress=lambda done: run.progress("generate", done, config.num_images),
-        checkpoint=run.checkpoint("generate", of="generate"),
+        done=run.world.tell(parts.num_images),
         world=run.world,
-    )
+    ):
+        if run.world.leads:
+            parts.add(images)
+            run.progress("generate", parts.num_images, config.num_images)
     if not run.world.leads:
         return []
-    save_images(run.folder / "images.npz", images, labels, names)
-    save_picture(run.folder / "samples.png", sample_grid(images, labels, names, per_class=10))
+    labels = class_labels(config.num_images, num_classes)
+    save_images(run.folder / "images.npz", parts, labels, names)
+    drawn = load_images(run.folder / "images.npz")
+    save_picture(
+        run.folder / "samples.png", sample_grid(drawn.images, drawn.labels, names, per_class=10)
+    )
     return ["images.npz", "samples.png"]
-
-
-def save_images(path: Path, images: Tensor, labels: Tensor, names: tuple[str, ...]) -> None:
-    """One npz: images uint8 (N, C, H, W), labels int64 (N,), class_names."""
-    buffer = io.BytesIO()
-    arrays = {"images": images.numpy(), "labels": labels.numpy(), "class_names": np.array(names)}
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_durably(path, buffer.getvalue())
-
-
-def load_images(path: Path) -> tuple[Tensor, Tensor]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
 
 
 def evaluate_inputs(run: Run) -> dict[str, Any]:
@@ -85,14 +77,9 @@ def evaluate_images(run: Run) -> list[str]:
     """Frechet distance and classifier accuracy against real test images, where there are any."""
     metrics: dict[str, Any] = {}
     if run.sets.real_test is not None:
-        images = labels = torch.empty(0)
-        if run.world.leads:
-            images, labels = load_images(run.folder / "images.npz")
-        images, labels = run.world.tell((images, labels))
         network = trained_query_network(run)
         metrics = evaluate(
-            images,
-            labels,
+            load_images(run.folder / "images.npz") if run.world.leads else None,
             real_test=run.sets.real_test,
             real_train=run.sets.sensitive if run.config.evaluation.real_ceiling else None,
             network=network,

@@ -31,6 +31,7 @@ main() {
   check "results belong to the caller" owned_by_caller
   check "the verdict is PASS, and a report is written" compare_and_report
   check "a change of source leaves the layers of the dependencies" cached_layers
+  check "the lines of README's container section work as they stand" readme_to_the_letter
   check "compose.yaml is understood" compose
   print_sizes
   echo "$passed passed, $failed failed"
@@ -228,9 +229,7 @@ compare_and_report() {
 
 cached_layers() { # independent of the builder: all layers but those of the source are the very same
   local context=$out/context
-  mkdir "$context"
-  cp -R .dockerignore Dockerfile LICENSE README.md artifact bench claims deploy docs example.py \
-    expected_results privimage pyproject.toml requirements.txt "$context"
+  copy_of_source "$context"
   echo '# touched' >>"$context/privimage/__init__.py"
   # shellcheck disable=SC2086
   docker build ${DOCKER_BUILD_FLAGS:-} --tag "$image-touched" "$context"
@@ -242,8 +241,32 @@ cached_layers() { # independent of the builder: all layers but those of the sour
   grep -q '^>' "$out/layers_changed" || fault "the change of source did not reach the image"
 }
 
+copy_of_source() {
+  mkdir "$1"
+  cp -R .dockerignore Dockerfile LICENSE README.md artifact bench claims deploy docs example.py \
+    expected_results privimage pyproject.toml requirements.txt "$1"
+}
+
 layers() {
   docker image inspect --format '{{range .RootFS.Layers}}{{println .}}{{end}}' "$1"
+}
+
+readme_to_the_letter() { # in a copy; the image is called privimage, as there
+  local folder=$out/readme
+  copy_of_source "$folder"
+  cd "$folder"
+  awk '/^## /{here = /^## In a container/} /^```/{block = !block; next} here && block' README.md >lines.sh
+  [ "$(grep -c '^docker\|^mkdir' lines.sh)" -eq 4 ] || fault "README's container section has not four lines"
+  if [ -n "${DOCKER_BUILD_FLAGS:-}" ]; then # a machine whose builds need flags: they are slipped in
+    mkdir bin
+    printf '#!/bin/sh\nif [ "$1" = build ]; then shift; set -- build %s "$@"; fi\nexec "%s" "$@"\n' \
+      "$DOCKER_BUILD_FLAGS" "$(command -v docker)" >bin/docker
+    chmod +x bin/docker
+    PATH=$folder/bin:$PATH
+  fi
+  exits_with 0 bash -euo pipefail lines.sh
+  for words in "settings can run here" PASS report.html; do says "$words"; done
+  [ -s runs/report.html ] || fault "there is no report.html"
 }
 
 compose() {

@@ -65,8 +65,8 @@ def test_query_network_features_are_those_of_the_network_and_never_called_fid():
 
 def test_statistics_do_not_depend_on_the_batch_size():
     pixels = Extractor("query_network", 64, CPU, lambda x: x.flatten(1))
-    parts = extract_statistics(images(50), pixels, 7)
-    whole = extract_statistics(images(50), pixels, 50)
+    parts = extract_statistics(images(50).split(7), pixels)
+    whole = extract_statistics([images(50)], pixels)
     torch.testing.assert_close(parts.covariance, whole.covariance)
     torch.testing.assert_close(parts.mean, whole.mean)
     assert parts.num == whole.num == 50

@@ -1,17 +1,16 @@
 """Synthetic images: balanced labels, the way to bytes, and the picture of samples."""
 
-import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from privimage.checkpoint import Checkpoint
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import ddim_sample
 from privimage.diffusion.unet import UNet, UNetConfig
 from privimage.errors import ConfigError
-from privimage.evaluation.generate import generate_images, sample_grid
+from privimage.evaluation.generate import drawn_batches, generate_images, sample_grid
 
 CPU = torch.device("cpu")
 
@@ -21,17 +20,23 @@ def small_denoiser(num_classes: int = 3, *, num_channels: int = 1) -> Denoiser:
     return Denoiser(UNet(UNetConfig(4, num_channels, num_classes, 8, (1,), 1, (), dropout=0.5)))
 
 
+SETTINGS: dict[str, Any] = {
+    "num_images": 7,
+    "num_classes": 3,
+    "sampler": "ddim",
+    "num_steps": 3,
+    "device": CPU,
+}
+
+
+def fresh_noise() -> dict[str, Any]:
+    return {"generator": torch.Generator().manual_seed(0)}
+
+
 def generate(denoiser: Denoiser, **changes):
-    settings = {
-        "num_images": 7,
-        "num_classes": denoiser.null_label,
-        "sampler": "ddim",
-        "num_steps": 3,
-        "batch_size": 4,
-        "generator": torch.Generator().manual_seed(0),
-        "device": CPU,
-    }
-    return generate_images(denoiser, **(settings | changes))
+    own = {"num_classes": denoiser.null_label, "batch_size": 4}
+    settings: dict[str, Any] = SETTINGS | fresh_noise() | own | changes
+    return generate_images(denoiser, **settings)
 
 
 def test_labels_go_round_the_classes():
@@ -69,12 +74,6 @@ def test_images_follow_from_the_generator():
     other, _ = generate(small_denoiser(), generator=torch.Generator().manual_seed(1))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
-
-
-def test_progress_tells_the_images_that_are_done():
-    done = []
-    generate(small_denoiser(), on_progress=done.append)
-    assert done == [4, 7]
 
 
 def test_an_unknown_sampler_is_refused_by_name():
@@ -121,22 +120,9 @@ def test_any_class_name_can_be_shown(name):
     assert grid(24, 1, [0], (name,), 1).shape[0] == 32
 
 
-def test_interrupted_drawing_ends_with_the_same_images(tmp_path):
+@pytest.mark.parametrize("done", [0, 2, 6, 7])
+def test_drawing_goes_on_after_any_batch_with_the_same_images(done):
     expected, _ = generate(small_denoiser(), batch_size=2)
-
-    class Interrupted(Exception):
-        pass
-
-    done = []
-
-    def stop(num):
-        done.append(num)
-        if done == [2, 4]:
-            raise Interrupted
-
-    kept = {"checkpoint": Checkpoint(tmp_path / "images.pt", time_share=math.inf)}
-    with pytest.raises(Interrupted):
-        generate(small_denoiser(), batch_size=2, on_progress=stop, **kept)
-    images, _ = generate(small_denoiser(), batch_size=2, on_progress=stop, **kept)
-    assert torch.equal(images, expected)
-    assert done == [2, 4, 6, 7]
+    settings = SETTINGS | fresh_noise()
+    left = drawn_batches(small_denoiser(), **settings, batch_size=2, done=done)
+    assert torch.equal(torch.cat([expected[:0], *left]), expected[done:])

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from artifact.preflight import stopped_by_sigterm
 from privimage.checkpoint import Checkpoint
 from privimage.config import load_config
+from privimage.launch import stopped_by_sigterm
 from privimage.manifest import read
 from privimage.pipeline import run_pipeline
 from privimage.stages import STAGES
