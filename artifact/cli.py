@@ -22,18 +22,18 @@ from artifact.environment import as_json, examine
 from artifact.exit_codes import ExitCode
 from artifact.expected import expected_path, load_expected
 from artifact.needs import all_assets, settings_here
-from artifact.preflight import (
-    INTERRUPTED,
-    TERMINATED,
-    EntryPoint,
-    Terminated,
-    check_entry,
-    check_machine,
-    stopped_by_sigterm,
-)
+from artifact.preflight import EntryPoint, check_entry, check_machine
 from artifact.records import ClaimRecord, find_records, read_record, record_folder
 from artifact.wording import arm_progress
 from privimage.errors import UserError
+from privimage.launch import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    is_launched,
+    launch,
+    stopped_by_sigterm,
+)
 from privimage.progress import StageProgress
 
 app = typer.Typer(
@@ -137,7 +137,6 @@ def run(
     )  # a torch that is broken is named here
 
     from artifact.arms import Source, resolve_arms
-    from artifact.launch import is_launched, launch
 
     if found.setting(setting).calculation is None:
         resolve_arms(found, setting, seed=seed, max_minutes=max_minutes)  # its faults come first
@@ -149,7 +148,7 @@ def run(
     try:
         if gpus > 1 and not is_launched():
             with stopped_by_sigterm():
-                launch(gpus, sys.argv[1:])
+                launch("artifact", gpus, sys.argv[1:])
             record = read_record(folder / "record.json")
         else:
             record = run_here(
@@ -176,7 +175,6 @@ def run_here(
     """Run in this process, maybe with others that torchrun started; a record to be judged, or None
     there: torchrun takes any exit status but 0 for a crash.
     """
-    from artifact.launch import is_launched
     from artifact.runner import follow_claim, run_claim
     from privimage.world import joined
 

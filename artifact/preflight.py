@@ -1,13 +1,9 @@
-"""What happens around a run: may it start here, from where does it start, and how is it stopped.
+"""What happens before a run: may it start here, and from where does it start.
 
-Everything is checked before any work, and each refusal has an exit code of its own. SIGTERM, from
-`docker stop` or a scheduler, ends a run as Ctrl-C does: the same command continues it.
+Everything is checked before any work, and each refusal has an exit code of its own.
 """
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
@@ -16,8 +12,6 @@ from artifact.environment import examine
 from artifact.exit_codes import EnvironmentUnfitError
 from artifact.needs import unmet_data, unmet_needs
 from privimage.errors import ConfigError, DataMissingError
-
-INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT, 128 + SIGTERM, as shells have it
 
 
 class EntryPoint(str, Enum):
@@ -52,21 +46,3 @@ def check_entry(entry: EntryPoint, files: Path | None) -> None:
             f"--from {entry.value} with --files {files}; give --files with every --from but "
             "scratch: the folder of a run (records: its record.json)"
         )
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, from `docker stop` or a scheduler: it ends a run as Ctrl-C does."""
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Inside, SIGTERM raises Terminated; by default it would end the process without a word."""
-
-    def stop(*_: object) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -21,7 +21,16 @@ from privimage.data.sources import load_image_set
 from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
-from privimage.pipeline import follow_pipeline, may_cache, run_pipeline
+from privimage.launch import (
+    INTERRUPTED,
+    TERMINATED,
+    Terminated,
+    is_launched,
+    is_restarted,
+    launch,
+    stopped_by_sigterm,
+)
+from privimage.pipeline import follow_pipeline, may_cache, opened, run_pipeline
 from privimage.plain_yaml import parse_yaml
 from privimage.presets import preset_settings
 from privimage.progress import StageProgress
@@ -74,11 +83,15 @@ def synthesize(
     seed: Annotated[int, typer.Option(help="seed of the public stages")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="where named image sets lie")] = None,
     dry_run: Annotated[bool, typer.Option(help="show settings and budget, do nothing")] = False,
+    gpus: Annotated[
+        int, typer.Option(min=1, help="processes, one a GPU; without a GPU they share the cores")
+    ] = 1,
     verbose: Annotated[bool, typer.Option(help="log lines as well")] = False,
 ) -> None:
     """Make synthetic images with the (epsilon, delta) guarantee from private ones.
 
-    With several GPUs: torchrun --nproc-per-node N -m privimage synthesize ...
+    Repeat the command to continue a run that stopped. On several machines start it on each with
+    torchrun -m privimage synthesize ...
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
     overrides = parse_overrides(setting or []) | {"seed": seed}
@@ -92,16 +105,38 @@ def synthesize(
         "evaluate_on": evaluate_on,
     }
     check_options(preset, options)
-    if preset is not None:  # changed settings must not run under the preset's name
-        config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
-    else:
-        config = own_images_config(**options, overrides=overrides, data_root=data_root)
+    try:
+        with stopped_by_sigterm():
+            if preset is not None:  # changed settings must not run under the preset's name
+                config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
+            else:
+                config = own_images_config(**options, overrides=overrides, data_root=data_root)
+            if gpus > 1 and not dry_run and not is_launched():
+                with opened(config, folder, data_root=data_root):
+                    pass  # a mistake is said once, here; started processes would all say it
+                launch("privimage", gpus, sys.argv[1:])
+            else:
+                run_here(config, folder, data_root=data_root, dry_run=dry_run)
+    except KeyboardInterrupt as stop:
+        print("\ninterrupted; the same command continues the run", file=sys.stderr)
+        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+        raise typer.Exit(code) from None
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `synthesize` a command of its own."""
+
+
+def run_here(config: RunConfig, folder: Path, *, data_root: Path | None, dry_run: bool) -> None:
+    """Run in this process, maybe with others that torchrun started."""
     with joined() as world:
+        if world.leads and not is_restarted():
+            show_plan(config, folder)
+        if dry_run:
+            return
         if not world.leads:
             follow_pipeline(config, folder, world=world, data_root=data_root)
-            return
-        show_plan(config, folder)
-        if dry_run:
             return
         with StageProgress() as progress:
             record = run_pipeline(
@@ -109,11 +144,6 @@ def synthesize(
             )
     export_images(folder / "images.npz", folder / "images")
     show_result(record, folder)
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `synthesize` a command of its own."""
 
 
 def check_options(preset: str | None, options: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ class DataInvalidError(UserError):
 
 
 class PeerLostError(UserError):
-    """Another process of the same run can no longer be reached."""
+    """Another process of the same run ended, or can no longer be reached."""
 
     exit_code = 5
 

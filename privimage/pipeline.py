@@ -39,7 +39,9 @@ from privimage.donor import Donor
 from privimage.durable import write_durably, write_json_durably
 from privimage.errors import ConfigError, DataInvalidError, RunFolderError
 from privimage.hardware import usable_cores
+from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.rng import RandomSource
 from privimage.record import MEASURED, make_record, write_statement
 from privimage.semantics.query import QUERY, check_selection_fits
 from privimage.stages import STAGES, ImageSets, Run, Stage
@@ -68,16 +70,7 @@ def run_pipeline(
     a user can put right, and BudgetError if the promise cannot be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
-    if donor is not None:
-        donor.check()
-    sets = load_image_sets(config, data_root=data_root)
-    check_fits(config, sets, needs_public=donor is None)
-    plan = plan_mechanisms(config)
-    with locked(folder):
-        source = random_source(config)
-        ledger = open_ledger(config, folder, sets, source, donor)
-        refuse_older_ledger(folder, ledger)
-        refuse_other_settings(config, folder, ledger)
+    with opened(config, folder, data_root=data_root, donor=donor) as (sets, plan, ledger, source):
         reserve(ledger, plan, donor)
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
@@ -101,6 +94,30 @@ def run_pipeline(
         write_statement(run)
         write_json_durably(folder / "record.json", record)
     return record
+
+
+@contextmanager
+def opened(
+    config: RunConfig,
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    donor: Donor | None = None,
+) -> Iterator[tuple[ImageSets, dict[str, Mechanism], PrivacyLedger, RandomSource]]:
+    """The run folder, locked, with all that can be wrong before the work looked for; spends
+    nothing.
+    """
+    if donor is not None:
+        donor.check()
+    sets = load_image_sets(config, data_root=data_root)
+    check_fits(config, sets, needs_public=donor is None)
+    plan = plan_mechanisms(config)
+    with locked(folder):
+        source = random_source(config)
+        ledger = open_ledger(config, folder, sets, source, donor)
+        refuse_older_ledger(folder, ledger)
+        refuse_other_settings(config, folder, ledger)
+        yield sets, plan, ledger, source
 
 
 def follow_pipeline(

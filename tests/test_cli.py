@@ -1,10 +1,14 @@
 import json
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from privimage import cli
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -71,17 +75,44 @@ def test_own_images_become_synthetic_images_with_a_statement(monkeypatch, folder
     assert json.loads((out / "record.json").read_text())["privacy"]["epsilon"] <= 5
 
 
+def test_several_processes_end_as_one_does(monkeypatch, folder, tmp_path, capfd):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for gpus in ("1", "2"):
+        arguments = arguments_for(folder, tmp_path / gpus, *TOY)
+        assert run(monkeypatch, *arguments, "--gpus", gpus) == 0
+        printed = capfd.readouterr().out
+        assert [printed.count(title) for title in ("─ budget ─", "─ done ─")] == [1, 1]
+        assert len(list((tmp_path / gpus / "images").rglob("*.png"))) == 16
+    one, two = (json.loads((tmp_path / gpus / "ledger.json").read_text()) for gpus in "12")
+    assert one["events"] == two["events"]
+    assert [event["charged"] for event in two["events"]] == [1, 2]
+    with np.load(tmp_path / "1/images.npz") as one, np.load(tmp_path / "2/images.npz") as two:
+        assert one["labels"].tolist() == two["labels"].tolist()
+
+
+@pytest.mark.parametrize("gpus", ["1", "2"])
 def test_a_dry_run_shows_settings_and_budget_and_does_nothing(
-    monkeypatch, folder, tmp_path, capsys
+    monkeypatch, folder, tmp_path, capsys, gpus
 ):
+    monkeypatch.setattr(cli, "launch", None)
     out = tmp_path / "out"
-    assert run(monkeypatch, *arguments_for(folder, out), "--dry-run") == 0
+    assert run(monkeypatch, *arguments_for(folder, out), "--dry-run", "--gpus", gpus) == 0
     printed = capsys.readouterr().out
     assert "image_size: 8" in printed
     assert "dp_sgd: noise multiplier" in printed
     assert not out.exists()
 
 
+def test_sigterm_stops_a_run_and_says_how_to_go_on(monkeypatch, folder, tmp_path, capsys):
+    def stopped(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "run_pipeline", stopped)
+    assert run(monkeypatch, *arguments_for(folder, tmp_path / "out", *TOY)) == 143
+    assert "the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gpus", ["1", "2"])
 @pytest.mark.parametrize(
     ("changes", "code", "part"),
     [
@@ -97,8 +128,9 @@ def test_a_dry_run_shows_settings_and_budget_and_does_nothing(
     ],
 )
 def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
-    monkeypatch, folder, tmp_path, capsys, changes, code, part
+    monkeypatch, folder, tmp_path, capsys, changes, code, part, gpus
 ):
+    monkeypatch.setattr(cli, "launch", None)
     monkeypatch.setenv("PRIVIMAGE_DATA", str(tmp_path / "empty"))
     out = tmp_path / "out"
     arguments = arguments_for(
@@ -108,12 +140,26 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
         epsilon=changes.get("epsilon", "5"),
         public=changes.get("public", "glyphs"),
     )
-    assert run(monkeypatch, *arguments) == code
+    assert run(monkeypatch, *arguments, "--gpus", gpus) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert part in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_other_settings_in_a_folder_that_has_spent_are_refused(
+    monkeypatch, folder, tmp_path, capsys
+):
+    assert run(monkeypatch, *arguments_for(folder, tmp_path / "out", *TOY)) == 0
+    monkeypatch.setattr(cli, "launch", None)
+    capsys.readouterr()
+    more = arguments_for(folder, tmp_path / "out", *TOY, "privacy.num_steps=3")
+    for gpus in (1, 2):
+        assert run(monkeypatch, *more, "--gpus", gpus) == 2
+        error = capsys.readouterr().err
+        assert "already spent privacy budget with other settings of privacy" in error
+        assert error.count("\n") == 1
 
 
 def test_a_corrupt_image_is_named(monkeypatch, folder, tmp_path, capsys):

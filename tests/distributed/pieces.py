@@ -1,6 +1,8 @@
 """What the tests of several processes run in each of them; results go back as plain values."""
 
 import copy
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from privimage.config import FinetuneConfig, PretrainConfig, PrivacyConfig, load_config
+from privimage.config import (
+    EvaluationConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    PrivacyConfig,
+    load_config,
+)
 from privimage.data.image_set import ImageSet
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.evaluation import evaluate
 from privimage.evaluation.features import extract_statistics, query_network_extractor
 from privimage.evaluation.generate import generate_images
 from privimage.pipeline import follow_pipeline, run_pipeline
@@ -72,8 +81,13 @@ def transfers(world: World) -> Values:
     sent = [
         world.send_to_leader(torch.full((2,), rank), sender=sender) for sender in range(world.size)
     ]
+    received = [
+        world.send_from_leader(torch.full((2,), rank), receiver=receiver)
+        for receiver in range(world.size)
+    ]
     world.meet()
     return {
+        "received": received[rank].tolist(),
         "total": [t.tolist() for t in total],
         "on_leader": on_leader[0].tolist(),
         "mixed": [t.tolist() for t in mixed],
@@ -218,8 +232,29 @@ def generated(world: World) -> Values:
 
 def statistics(world: World, num: int) -> Values:
     extractor = query_network_extractor(network(), device=CPU)
-    found = extract_statistics(images(num).images, extractor, 5, world=world)
+    own = images(num).images[world.rows(num)].split(5)
+    found = extract_statistics(own, extractor, world=world)
     return {"mean": found.mean.numpy(), "covariance": found.covariance.numpy(), "num": found.num}
+
+
+def distance(world: World, num: int, most: int) -> float:
+    """Frechet distance of images that the leader alone has, at most `most` of them."""
+    evaluate.BATCH_SIZE = 4
+    real = images(30)
+    synthetic = images(num) if world.leads else None
+    metrics = evaluate.evaluate(
+        synthetic,
+        real_test=real,
+        real_train=None,
+        network=network(),
+        config=EvaluationConfig(frechet_num_images=most),
+        with_classifiers=False,
+        seed=0,
+        device=CPU,
+        world=world,
+    )
+    assert metrics["frechet_num_images"] == min(num, most)
+    return metrics["frechet_query_network"]
 
 
 def whole_run(world: World, settings: dict[str, Any], folder: Path) -> Values:
@@ -228,6 +263,21 @@ def whole_run(world: World, settings: dict[str, Any], folder: Path) -> Values:
         follow_pipeline(config, folder, world=world)
         return {}
     return run_pipeline(config, folder, world=world)
+
+
+def run_that_stops(
+    world: World, settings: dict[str, Any], folder: Path, who: int, step: int
+) -> Values:
+    """Process `who` stops itself (SIGSTOP) in fine-tuning, with `step` charged and not yet done."""
+    examples = module.noisy_examples
+
+    def stopping(*args: Any, **now: Any) -> Any:
+        if world.rank == who and now["step"] == step:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return examples(*args, **now)
+
+    module.noisy_examples = stopping
+    return whole_run(world, settings, folder)
 
 
 def run_with_other_images(world: World, settings: dict[str, Any], folder: Path) -> Values:

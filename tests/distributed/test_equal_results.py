@@ -27,6 +27,7 @@ def test_processes_sum_tell_and_send():
             assert found["total"] == [[[sum(ranks) + size] * 3] * 2, [10.0 * sum(ranks)]]
             assert found["mixed"] == [[0, 0], [0.5] * 3]
             assert found["told"] == 0
+            assert found["received"] == [0, 0]
             assert found["agreed"] is True
             if rank == 0:
                 assert found["on_leader"] == [size, 2 * size + sum(ranks)]
@@ -110,6 +111,14 @@ def test_statistics_of_parts_are_those_of_the_union(num):
         assert found["num"] == one["num"] == num
         np.testing.assert_allclose(found["mean"], one["mean"], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(found["covariance"], one["covariance"], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("num", "most"), [(21, 100), (21, 9), (3, 2)])
+def test_the_distance_of_dealt_images_is_that_of_one_process(num, most):
+    one, *others = leaders("distance", num, most)
+    assert one > 0
+    for found in others:
+        assert found == pytest.approx(one, rel=1e-4)
 
 
 def test_a_whole_run_has_the_same_ledger_bytes(toy_settings, tmp_path):
