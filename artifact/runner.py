@@ -122,7 +122,7 @@ def run_calculation(claim: Claim, setting_name: str, *, seed: int, out: Path) ->
     folder = record_folder(out, claim.id, setting_name, seed)
     with locked(folder), logged_to(folder / "log.txt"):
         started = time.monotonic()
-        found = CALCULATIONS[name](out)
+        found = CALCULATIONS[name](out, seed)
         seconds = round(time.monotonic() - started, 2)
         arms = {arm: EMPTY_ARM | {"metrics": metrics} for arm, metrics in found.items()}
         environment = describe_environment(torch.device("cpu"))

@@ -1,7 +1,8 @@
 """Claims that are computed instead of trained, by the name that a claim's setting gives them.
 
-A calculation takes the folder of the runs and returns metrics by arm; the runner wraps them in a
-record like any other. An arm that cannot be computed here is left out, and counts as not run.
+A calculation takes the folder of the runs and a seed for what it draws, and returns metrics by arm;
+the runner wraps them in a record like any other. An arm that cannot be computed here is left out,
+and counts as not run.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from artifact.calculations.model_size import size_metrics
 from artifact.calculations.privacy_audit import audit_metrics
 from artifact.calculations.privacy_budget import budget_metrics
 
-Calculation = Callable[[Path], dict[str, dict[str, float]]]
+Calculation = Callable[[Path, int], dict[str, dict[str, float]]]
 
 CALCULATIONS: dict[str, Calculation] = {
     "headline_averages": headline_metrics,

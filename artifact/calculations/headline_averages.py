@@ -25,7 +25,7 @@ ALL_FID = tuple((dataset, "fid", epsilon) for dataset in DATASETS for epsilon in
 CLAIM, SETTING = "table_cifar10", "full"  # our runs
 
 
-def headline_metrics(out: Path) -> dict[str, dict[str, float]]:
+def headline_metrics(out: Path, _: int = 0) -> dict[str, dict[str, float]]:
     """Both averages of the paper's table, and of our records if all their epsilons are there."""
     table = published_table()
     paper = averages(table, lambda cell: printed(table, OURS, cell))

@@ -38,7 +38,7 @@ ABSTRACT_PERCENT = 7.6
 LARGE, SMALLER = 80.4, 23.0
 
 
-def size_metrics(_: Path) -> dict[str, dict[str, float]]:
+def size_metrics(_: Path, __: int = 0) -> dict[str, dict[str, float]]:
     """Parameters of every rung, public classes of every recipe, and readings of the abstract."""
     sizes = {name: num_parameters(*rung) for name, rung in LADDERS.items()}
     arms: dict[str, dict[str, float]] = {

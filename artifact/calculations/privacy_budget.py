@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # where a run of ours stops
 PLD_TOLERANCE = 5e-4  # of epsilon itself; each step of this search takes up to half a second
 
 
-def budget_metrics(_: Path) -> dict[str, dict[str, float]]:
+def budget_metrics(_: Path, __: int = 0) -> dict[str, dict[str, float]]:
     """Metrics of all nine cells, by the name of their preset."""
     return {name: cell_metrics(preset) for name, preset in PRESETS.items()}
 
