@@ -28,11 +28,9 @@ from artifact.wording import arm_progress
 from privimage.errors import UserError
 from privimage.launch import (
     INTERRUPTED,
-    TERMINATED,
-    Terminated,
     is_launched,
     launch,
-    stopped_by_sigterm,
+    stopped_with_a_word,
 )
 from privimage.progress import StageProgress
 
@@ -145,19 +143,14 @@ def run(
     load_expected(found)  # its faults, before the work
     folder = record_folder(out, found.id, setting, seed)
     source = Source(cast(Any, entry.value), files) if files else None
-    try:
+    with stopped_with_a_word():
         if gpus > 1 and not is_launched():
-            with stopped_by_sigterm():
-                launch("artifact", gpus, sys.argv[1:])
+            launch("artifact", gpus, sys.argv[1:])
             record = read_record(folder / "record.json")
         else:
             record = run_here(
                 found, setting, seed=seed, out=out, source=source, max_minutes=max_minutes
             )
-    except KeyboardInterrupt as stop:
-        print("\ninterrupted; the same command continues the run", file=sys.stderr)
-        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-        raise typer.Exit(code) from None
     if record is not None:
         display.comparison(compare_records_of(found, setting, [record]))
         display.next_step(record, out)
@@ -178,7 +171,7 @@ def run_here(
     from artifact.runner import follow_claim, run_claim
     from privimage.world import joined
 
-    with stopped_by_sigterm(), joined() as world:
+    with joined() as world:
         if not world.leads:
             follow_claim(claim, setting, seed=seed, out=out, max_minutes=max_minutes, world=world)
             return None

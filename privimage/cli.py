@@ -22,13 +22,10 @@ from privimage.defaults import default_settings
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
 from privimage.launch import (
-    INTERRUPTED,
-    TERMINATED,
-    Terminated,
     is_launched,
     is_restarted,
     launch,
-    stopped_by_sigterm,
+    stopped_with_a_word,
 )
 from privimage.pipeline import follow_pipeline, may_cache, opened, run_pipeline
 from privimage.plain_yaml import parse_yaml
@@ -105,22 +102,17 @@ def synthesize(
         "evaluate_on": evaluate_on,
     }
     check_options(preset, options)
-    try:
-        with stopped_by_sigterm():
-            if preset is not None:  # changed settings must not run under the preset's name
-                config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
-            else:
-                config = own_images_config(**options, overrides=overrides, data_root=data_root)
-            if gpus > 1 and not dry_run and not is_launched():
-                with opened(config, folder, data_root=data_root):
-                    pass  # a mistake is said once, here; started processes would all say it
-                launch("privimage", gpus, sys.argv[1:])
-            else:
-                run_here(config, folder, data_root=data_root, dry_run=dry_run)
-    except KeyboardInterrupt as stop:
-        print("\ninterrupted; the same command continues the run", file=sys.stderr)
-        code = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
-        raise typer.Exit(code) from None
+    with stopped_with_a_word():
+        if preset is not None:  # changed settings must not run under the preset's name
+            config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
+        else:
+            config = own_images_config(**options, overrides=overrides, data_root=data_root)
+        if gpus > 1 and not dry_run and not is_launched():
+            with opened(config, folder, data_root=data_root):
+                pass  # a mistake is said once, here; started processes would all say it
+            launch("privimage", gpus, sys.argv[1:])
+        else:
+            run_here(config, folder, data_root=data_root, dry_run=dry_run)
 
 
 @app.callback()

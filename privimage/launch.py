@@ -36,6 +36,19 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def stopped_with_a_word() -> Iterator[None]:
+    """For a command: inside, Ctrl-C and SIGTERM end it with exit code 130 or 143, and it says how
+    to go on.
+    """
+    try:
+        with stopped_by_sigterm():
+            yield
+    except KeyboardInterrupt as stop:
+        print("\ninterrupted; the same command continues the run", file=sys.stderr)
+        sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
+
+
 def is_launched() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ

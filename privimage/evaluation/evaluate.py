@@ -9,6 +9,8 @@ hand.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,52 +59,56 @@ def evaluate(
     leader's. Classifiers get the first `MOST_FOR_CLASSIFIERS` images, the Frechet distance as many
     as `config` says, so memory does not grow with their number.
     """
-    extractors = [query_network_extractor(network, device=device)]
-    if inception := inception_extractor(inception_weights, device=device):
-        extractors.append(inception)
+    extractors = _extractors(network, inception_weights, device=device)
     candidates = {"": _of_leader(synthetic, config, like=real_test, seed=seed, world=world)}
     if real_train is not None:
         candidates["real_"] = _of_everybody(real_train, config, seed=seed, world=world)
     keeper = new_checkpoint("metrics")
     metrics: dict[str, Any] = world.tell(keeper.load()) or {}
     total = len(candidates) * (len(extractors) + len(CLASSIFIER_KINDS) * with_classifiers)
-    done = 0
+    finished = count(1)
+    distance = partial(frechet_to_real, real=real_test, world=world)
+    accuracy = partial(
+        classify_with,
+        test_images=real_test.images,
+        test_labels=real_test.labels,
+        num_classes=real_test.num_classes,
+        config=utility_config(config, seed=seed, device=device),
+        world=world,
+    )
+
+    def measured(name: str, measure: Callable[[], float]) -> None:
+        if name not in metrics:  # else an interrupted evaluation has it
+            metrics[name] = measure()
+            keeper.save(metrics)
+        on_progress(next(finished), total)
+
     for prefix, candidate in candidates.items():
         metrics[prefix + "frechet_num_images"] = candidate.frechet_num_images
         for extractor in extractors:
-            if (name := prefix + extractor.metric) not in metrics:
-                metrics[name] = frechet_to_real(
-                    candidate.batches(), real_test, extractor, world=world
-                )
-                keeper.save(metrics)
-            on_progress(done := done + 1, total)
+            of_these = partial(distance, candidate.batches(), extractor=extractor)
+            measured(prefix + extractor.metric, of_these)
         if not with_classifiers:
             continue
         images, labels = candidate.labelled()
-        for kind in CLASSIFIER_KINDS:
-            if (name := f"{prefix}{kind}_accuracy") not in metrics and (
-                kind == "cnn" or world.leads
-            ):
-                metrics[name] = classify_with(
-                    kind,
-                    images,
-                    labels,
-                    real_test.images,
-                    real_test.labels,
-                    num_classes=real_test.num_classes,
-                    config=utility_config(config, seed=seed, device=device),
-                    # weights that come from private images stay in memory
-                    checkpoint=NOT_KEPT if prefix else new_checkpoint(kind),
-                    world=world,
-                )
-                keeper.save(metrics)
-            on_progress(done := done + 1, total)
+        for kind in CLASSIFIER_KINDS if world.leads else ("cnn",):
+            # weights that come from private images stay in memory
+            keeps = NOT_KEPT if prefix else new_checkpoint(kind)
+            of_it = partial(accuracy, kind, images, labels, checkpoint=keeps)
+            measured(f"{prefix}{kind}_accuracy", of_it)
     metrics["frechet_reference_num_images"] = len(real_test)
     return metrics
 
 
+def _extractors(
+    network: QueryNetwork, inception_weights: Path | None, *, device: torch.device
+) -> list[Extractor]:
+    inception = inception_extractor(inception_weights, device=device)
+    return [query_network_extractor(network, device=device), *([inception] if inception else [])]
+
+
 def frechet_to_real(
-    batches: Iterable[UInt8[Tensor, "batch channel height width"]],
+    batches: Iterable[UInt8[Tensor, "_ channel height width"]],
     real: ImageSet,
     extractor: Extractor,
     *,

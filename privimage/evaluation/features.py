@@ -83,7 +83,7 @@ def inception_extractor(
 
 
 def extract_statistics(
-    batches: Iterable[UInt8[Tensor, "batch channel height width"]],
+    batches: Iterable[UInt8[Tensor, "_ channel height width"]],
     extractor: Extractor,
     *,
     world: World = ALONE,

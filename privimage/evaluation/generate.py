@@ -40,7 +40,7 @@ def drawn_batches(
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     done: int = 0,
     world: World = ALONE,
-) -> Iterator[UInt8[Tensor, "batch channel height width"]]:
+) -> Iterator[UInt8[Tensor, "_ channel height width"]]:
     """The images from number `done` on, in order, with the labels of `class_labels`; on the CPU.
 
     The noise comes from `generator`, which lives on `device`; another batch size gives other

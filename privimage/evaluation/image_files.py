@@ -65,7 +65,7 @@ class ImageParts:
 
 def save_images(
     path: Path,
-    parts: Iterable[UInt8[Tensor, "batch channel height width"]],
+    parts: Iterable[UInt8[Tensor, "_ channel height width"]],
     labels: Int64[Tensor, " num"],
     class_names: tuple[str, ...],
 ) -> None:
