@@ -218,13 +218,17 @@ def test_absent_images_are_replaced_and_the_record_says_so(
 
 
 def test_a_calculation_leaves_a_record_like_any_other(tmp_path, toy_document, monkeypatch):
-    monkeypatch.setitem(runner.CALCULATIONS, "sums", lambda out: {"good": {"total": 2.0}})
+    found = {"total": 2.0}
+    monkeypatch.setitem(
+        runner.CALCULATIONS, "sums", lambda out, seed: {"good": found | {"seed": float(seed)}}
+    )
     smoke = toy_document["settings"]["smoke"]
     del smoke["config"]
     claim = change_smoke(tmp_path, toy_document, calculation="sums")
-    record = run_claim(claim, "smoke", seed=0, out=tmp_path / "runs")
-    assert read_record(tmp_path / "runs/toy/smoke/seed0/record.json") == record
+    record = run_claim(claim, "smoke", seed=3, out=tmp_path / "runs")
+    assert read_record(tmp_path / "runs/toy/smoke/seed3/record.json") == record
     assert record.value("good", "metrics.total") == 2.0
+    assert record.value("good", "metrics.seed") == 3.0
     assert not record.insecure
 
 
