@@ -54,10 +54,9 @@ def evaluate(
     """Metrics by name; `synthetic` is needed on the leader of `world` alone, and may be mapped.
 
     With `real_train` the same numbers for real images stand beside them ("real_...").
-    `new_checkpoint` gives the place of a part's state, "metrics" or a classifier's name, so that an
-    interrupted evaluation continues. The processes share features and the CNN; the result is the
-    leader's. Classifiers get the first `MOST_FOR_CLASSIFIERS` images, the Frechet distance as many
-    as `config` says, so memory does not grow with their number.
+    `new_checkpoint` gives the place of a part's state, "metrics" or a classifier's name. The
+    processes share features and the CNN; the result is the leader's. Classifiers get at most
+    `MOST_FOR_CLASSIFIERS` images, so memory does not grow with the number of images.
     """
     extractors = _extractors(network, inception_weights, device=device)
     candidates = {"": _of_leader(synthetic, config, like=real_test, seed=seed, world=world)}
