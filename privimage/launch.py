@@ -45,7 +45,7 @@ def stopped_with_a_word() -> Iterator[None]:
         with stopped_by_sigterm():
             yield
     except KeyboardInterrupt as stop:
-        print("\ninterrupted; the same command continues the run", file=sys.stderr)
+        sys.stderr.write("\ninterrupted; the same command continues the run\n")  # to a person
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
 
 

@@ -155,7 +155,7 @@ nothing_superfluous() {
       if command -v "$program"; then echo "there is $program"; exit 1; fi
     done
     found=$(find / -xdev \( -name .git -o -name .netrc -o -name .pypirc -o -name ".env*" -o -name "id_*sa" \
-      -o -name "*credentials*.json" -o -path "/opt/privimage/tests*" -o -path "/root/.cache/*" \
+      -o -name "*credentials*.json" -o -path "/opt/privimage/tests*" -o -path "*/.cache/*" \
       -o -path "/var/lib/apt/lists/*" -o -name "*.deb" -o -path "/data/*" -o -path "/runs/*" -o -path "/cache/*" \) \
       ! -path "*/site-packages/*" -print
       find /opt/privimage -name "*.npz" -o -name "*.npy" -o -name "*.zip" -o -name "*.png" -o -name "*.webp")
