@@ -123,7 +123,7 @@ class NetworkConfig:
     channel_multipliers: tuple[int, ...]
     attention_resolutions: tuple[int, ...]
     blocks_per_level: int = 2
-    dropout: float = 0.0
+    dropout: float = 0.0  # in pre-training only: DP-SGD has none
 
     def problems(self) -> Iterator[str]:
         yield from _at_least_one(self, "base_channels", "blocks_per_level")

@@ -9,6 +9,7 @@ sensitivity nor the accounting.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,13 @@ from torch import Tensor, nn
 from privimage.errors import ConfigError
 from privimage.hardware import PRECISIONS, Workers, autocast
 from privimage.privacy import folded
-from privimage.privacy.rng import RandomSource, add_gaussian
+from privimage.privacy.gaussian import add_gaussian, grid_step
+from privimage.privacy.rng import RandomSource
 
-NORM_OFFSET = 1e-6  # added to a norm before dividing by it; it only makes the clipping stronger
+SHORTENED = 1 - 2.0**-20  # the share of the clip norm that a long gradient is clipped to
+ROUNDED_ON_GPU = 1e-4  # clip norms
+LOOPED_AT_ONCE = 8  # images of one worker's task: fewer cost time for handing over
+RANDOM_LAYERS = (nn.modules.dropout._DropoutNd, nn.RReLU)
 Examples = Sequence[Tensor | None]
 
 
@@ -36,7 +41,7 @@ class Engine:
     strategy: str = "loop"
     micro_batch_size: int = 16
     num_workers: int = 1
-    precision: str = "float32"  # of the network; clipping and sums are in float32 always
+    precision: str = "float32"  # of the network; norms and sums are in float64 always
     compiled: bool = False
 
     def __post_init__(self) -> None:
@@ -49,20 +54,27 @@ class Engine:
 
 
 class ClippedGradientSum:
-    """Called with examples, gives the sum of g * min(1, clip_norm / (|g| + 1e-6)) over them: one
-    tensor per trained parameter, in float32 (float64 for a float64 network).
+    """Called with examples, gives the sum of g * min(1, clip_norm / |g|) over them: one float64
+    tensor per trained parameter, of whole multiples of `step`.
 
     Examples are tensors that share their first dimension (None stands for an absent argument),
-    and `losses_of(model, *examples)` returns one loss per example, (batch,). Examples must not
-    meet: neither in the loss nor in a layer, and the rows that the model sees must be those of
-    example 0 first, then those of example 1, and so on. Weights are those of `model` at the time
-    of the call; its gradients are left alone.
+    and `losses_of(model, *examples)` returns one loss per example, (batch,). Weights are those of
+    `model` at the time of the call; its gradients are left alone. The result is PRIVATE: it holds
+    no noise.
 
-    Guarantee: adding or removing one example moves the result by at most clip_norm in L2 norm (up
-    to float32 rounding) whatever the loss, the weights and the engine, for one example's gradient
-    does not depend on any other and a gradient that is not finite counts as zero. Precision makes
-    no difference to it: a gradient is clipped as it came out. The result is PRIVATE: it holds no
-    noise.
+    Guarantee: adding or removing one example moves the result by at most clip_norm in L2 norm, to
+    the last bit, whatever the loss, the weights and the engine, if examples do not meet. Each
+    clipped gradient is shortened to multiples of `step` towards zero, so that it cannot grow; its
+    factor leaves room for the rounding of norm and product; sums of multiples are exact, so no
+    order of adding matters; a gradient that is not finite counts as zero. Precision makes no
+    difference: a gradient is clipped as it came out.
+
+    Examples do not meet if an example's gradient depends neither on which others are there nor on
+    chance. No layer may mix rows (batch norm does), none may draw random numbers (dropout: leaving
+    one example out shifts the masks of all others), and kernels must compute a row alike at any
+    place: so every pass has one shape, the last one being filled up. The rows that the model sees
+    must be those of example 0 first, then those of example 1, and so on. `check_independence` puts
+    a network through this before it sees a real example.
     """
 
     def __init__(
@@ -76,76 +88,120 @@ class ClippedGradientSum:
         _check_positive("clip_norm", clip_norm)
         _refuse_running_statistics(model)
         self.clip_norm, self.engine = clip_norm, engine
+        self.step = grid_step(clip_norm)
         self.device = next(model.parameters()).device
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._workers = Workers(engine.num_workers)
         # folded copies change while they compute, so every worker has its own; the loop's don't
         copies = engine.num_workers if engine.strategy == "folded" else 0
-        self._models = [folded.folded_copy(model) for _ in range(copies)] or [model]
+        self._models = [folded.folded_copy(model) for _ in range(copies)]
+        self._models = self._models or [model] * engine.num_workers
         self._losses_of = self._in_precision(losses_of)
         self._is_warm = not engine.compiled
 
     def __call__(self, examples: Examples) -> dict[str, Tensor]:
-        num = _num_examples(examples)
-        if not self._is_warm and num:  # compile once, not in every worker
+        _refuse_chance(self._models)
+        size = self.engine.micro_batch_size if self.engine.strategy == "folded" else LOOPED_AT_ONCE
+        starts = list(range(0, _num_examples(examples), size))
+        # who adds which part changes nothing: the sums are exact
+        idle: SimpleQueue[tuple[nn.Module, list[Tensor]]] = SimpleQueue()
+        totals = [self._zeros() for _ in self._models[: max(1, len(starts))]]
+        for model, total in zip(self._models, totals, strict=False):
+            idle.put((model, total))
+
+        def add(start: int) -> None:
+            model, total = idle.get()
+            part = _rows(examples, slice(start, start + size))
+            add_part = self._add_folded if self.engine.strategy == "folded" else self._add_looped
+            add_part(total, part, model)
+            idle.put((model, total))
+
+        if not self._is_warm and starts:  # compile once, not in every worker
+            add(starts.pop(0))
             self._is_warm = True
-            self._workers.map(self._sum, [(0, _rows(examples, slice(0, 1)))])
-        shares = enumerate(self._workers.shares(num))
-        pieces = [(worker, _rows(examples, share)) for worker, share in shares]
-        total, *others = self._workers.map(self._sum, pieces) or [self._zeros()]
+        self._workers.map(add, starts)
+        total, *others = totals
         for other in others:
             torch._foreach_add_(total, other)  # pyright: ignore[reportPrivateImportUsage]
+        for summed in total:
+            summed.mul_(self.step)
         return dict(zip(self.parameters, total, strict=True))
 
-    def _sum(self, piece: tuple[int, list[Tensor | None]]) -> list[Tensor]:
-        """One worker's share, in micro-batches."""
-        worker, examples = piece
-        total = self._zeros()
-        size = self.engine.micro_batch_size if self.engine.strategy == "folded" else 1
-        for start in range(0, _num_examples(examples), size):
-            part = _rows(examples, slice(start, start + size))
-            if self.engine.strategy == "folded":
-                self._add_folded(total, part, self._models[worker])
-            else:
-                self._add_single(total, part)
-        return total
+    @property
+    def images_at_once(self) -> int:
+        """How many examples `check_independence` needs: enough for every place of a pass."""
+        return max(2, self.engine.micro_batch_size) if self.engine.strategy == "folded" else 2
 
-    def _add_single(self, total: list[Tensor], example: list[Tensor | None]) -> None:
-        loss = self._losses_of(self._models[0], *example).sum()
+    def check_independence(self, made_up: Examples) -> None:
+        """ConfigError unless `images_at_once` made-up examples add up, bit for bit, to the first
+        of them and the others: without the first, each of the others has another place.
+
+        What it cannot see: a network that mixes examples for some inputs or weights only. A GPU may
+        round differently from call to call: there, up to ROUNDED_ON_GPU clip norms are let pass.
+        """
+        together = self(made_up)
+        first, others = (self(_rows(made_up, rows)) for rows in (slice(0, 1), slice(1, None)))
+        off = [together[name] - first[name] - others[name] for name in together]
+        moved = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in off]))
+        allowed = ROUNDED_ON_GPU * self.clip_norm if self.device.type == "cuda" else 0.0
+        if not moved <= allowed:
+            raise ConfigError(
+                "the gradient of one example depends on which others are there, or on chance (by "
+                f"{moved / self.clip_norm:.1e} clip norms): a layer or the loss mixes examples or "
+                "draws random numbers, or this machine rounds the rows of one pass differently; "
+                "take such a layer out, or use performance.strategy loop"
+            )
+
+    def _add_looped(
+        self, total: list[Tensor], examples: list[Tensor | None], model: nn.Module
+    ) -> None:
         wanted = list(self.parameters.values())
-        gradient = torch.autograd.grad(loss, wanted, materialize_grads=True)
-        norms = torch._foreach_norm(gradient)  # pyright: ignore[reportPrivateImportUsage]
-        factor = _clip_factor(torch.linalg.vector_norm(torch.stack(norms)), self.clip_norm)
-        if self.device.type == "cpu":
-            if (known := factor.item()) > 0:
-                for summed, g in zip(total, gradient, strict=True):
-                    summed.add_(g, alpha=known)
-            return
-        for summed, g in zip(total, gradient, strict=True):  # without waiting for the device
-            summed.addcmul_(torch.where(factor > 0, g, 0), factor)
+        for row in range(_num_examples(examples)):
+            loss = self._losses_of(model, *_rows(examples, slice(row, row + 1))).sum()
+            gradient = torch.autograd.grad(loss, wanted, materialize_grads=True)
+            norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradient]
+            factor = self._factor(torch.linalg.vector_norm(torch.stack(norms)))
+            for summed, g in zip(total, gradient, strict=True):
+                summed += self._in_steps(g, factor)
 
     def _add_folded(
         self, total: list[Tensor], examples: list[Tensor | None], model: nn.Module
     ) -> None:
-        num = _num_examples(examples)
-        size = self.engine.micro_batch_size if self.engine.compiled else num
+        num, size = _num_examples(examples), self.engine.micro_batch_size
         examples = [None if t is None else _padded(t, size) for t in examples]
         by_image = folded.per_image_gradients(self._losses_of, model, examples, num_images=size)
-        gradients = list(by_image.values())
-        norms = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
-        factor = _clip_factor(torch.linalg.vector_norm(torch.stack(norms), dim=0), self.clip_norm)
-        factor[num:] = 0.0  # padding
-        unusable = factor == 0
-        must_mask = self.device.type == "cuda" or bool(unusable.any())
+        gradients = list(by_image.values())  # image, *parameter shape
+        norms = [
+            torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) for g in gradients
+        ]
+        factor = self._factor(torch.linalg.vector_norm(torch.stack(norms), dim=0))
+        factor[num:] = 0.0  # what the pass was filled up with
         for summed, g in zip(total, gradients, strict=True):
+            # no matrix product: that could run in bf16 or TF32 and exceed the norm
             shape = (-1, *[1] * (g.dim() - 1))
-            if must_mask:
-                g = torch.where(unusable.view(shape), 0, g)
-            # elementwise, not a matrix product: that could run in bf16 or TF32 and exceed the norm
-            summed.add_((g * factor.view(shape)).sum(0))
+            summed += self._in_steps(g, factor.view(shape)).sum(0, dtype=torch.float64)
+
+    def _factor(self, norm: Tensor) -> Tensor:
+        """What gradients of these norms are multiplied by, as a number of steps; 0 if not finite.
+
+        SHORTENED leaves room for the rounding of the norm (float64), of the factor and of the
+        product (both float32 at worst: 2^-23 together).
+        """
+        factor = (self.clip_norm * SHORTENED / norm).clamp(max=1.0) / self.step
+        return torch.where(torch.isfinite(norm), factor, 0.0)
+
+    def _in_steps(self, gradient: Tensor, factor: Tensor) -> Tensor:
+        """Whole numbers: gradient * factor, each shortened towards zero."""
+        gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
+        scaled = (gradient * factor.to(gradient.dtype)).trunc_()
+        return scaled if self._all_usable(factor) else torch.where(factor > 0, scaled, 0)
+
+    def _all_usable(self, factor: Tensor) -> bool:
+        """Whether nothing must be masked (0 * NaN is NaN); a GPU masks rather than wait."""
+        return self.device.type != "cuda" and bool((factor > 0).all())
 
     def _zeros(self) -> list[Tensor]:
-        return [torch.zeros_like(p) for p in self.parameters.values()]
+        return [torch.zeros_like(p, dtype=torch.float64) for p in self.parameters.values()]
 
     def _in_precision(self, losses_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
         device, precision = self.device, self.engine.precision
@@ -167,27 +223,22 @@ def noisy_mean_gradient(
 ) -> dict[str, Tensor]:
     """(clipped_sum + N(0, (clip_norm * noise_multiplier)^2)) / expected_batch_size, in float32.
 
-    Given the sensitivity that `ClippedGradientSum` promises, this is one Gaussian mechanism of
-    `noise_multiplier` over a Poisson sample. The divisor must be a public constant, never the
-    number of images drawn. Call it once for a logical batch, also for an empty one. The result may
-    be used freely.
+    Guarantee: given the sensitivity that `ClippedGradientSum` promises, this is one Gaussian
+    mechanism of `noise_multiplier` over a Poisson sample. The divisor must be a public constant,
+    never the number of images drawn. Call it once for a logical batch, also for an empty one. The
+    result may be used freely.
     """
     _check_positive("clip_norm", clip_norm)
     _check_positive("noise_multiplier", noise_multiplier)
     _check_positive("expected_batch_size", expected_batch_size)
-    deviation = clip_norm * noise_multiplier
+    deviation, step = clip_norm * noise_multiplier, grid_step(clip_norm)
     return {
         name: (
-            add_gaussian(source, summed, standard_deviation=deviation) / expected_batch_size
+            add_gaussian(source, summed, standard_deviation=deviation, step=step)
+            / expected_batch_size
         ).float()
         for name, summed in clipped_sum.items()
     }
-
-
-def _clip_factor(norm: Tensor, clip_norm: float) -> Tensor:
-    """What a gradient of this norm is multiplied by: 0 if it is not finite."""
-    factor = (clip_norm / (norm + NORM_OFFSET)).clamp(max=1.0)
-    return torch.where(torch.isfinite(norm), factor, 0.0)
 
 
 def _rows(examples: Examples, rows: slice) -> list[Tensor | None]:
@@ -195,7 +246,7 @@ def _rows(examples: Examples, rows: slice) -> list[Tensor | None]:
 
 
 def _padded(tensor: Tensor, size: int) -> Tensor:
-    """Repeats the first row until there are `size`, so that compiled code sees one shape."""
+    """Repeats the first row until there are `size`: kernels are chosen, and compiled, by shape."""
     missing = size - len(tensor)
     return torch.cat([tensor, tensor[:1].expand(missing, *tensor.shape[1:])]) if missing else tensor
 
@@ -206,6 +257,16 @@ def _refuse_running_statistics(model: nn.Module) -> None:
             raise ConfigError(
                 f"{name or 'the network'} is a {type(module).__name__}, which mixes images and "
                 "keeps their statistics in the clear; use GroupNorm"
+            )
+
+
+def _refuse_chance(models: Sequence[nn.Module]) -> None:
+    for name, module in (named for model in models for named in model.named_modules()):
+        if isinstance(module, RANDOM_LAYERS) and module.training and getattr(module, "p", 1.0) > 0:
+            raise ConfigError(
+                f"{name or 'the network'} is a {type(module).__name__}: its random numbers for one "
+                "image depend on which others are there; take it out, or put the network into "
+                "evaluation mode for DP-SGD"
             )
 
 

@@ -21,7 +21,8 @@ from privimage.errors import ConfigError
 from privimage.hardware import autocast
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.rng import RandomSource, add_gaussian
+from privimage.privacy.gaussian import add_gaussian, grid_step
+from privimage.privacy.rng import RandomSource
 from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,9 @@ def semantic_query(
     if not world.leads:
         return torch.zeros_like(counts)
     deviation = query_sensitivity(classes_per_image) * noise_multiplier
-    noisy = add_gaussian(source.stream(QUERY), counts, standard_deviation=deviation)
+    noisy = add_gaussian(
+        source.stream(QUERY), counts, standard_deviation=deviation, step=grid_step(1.0)
+    )
     del counts
     keep(noisy)
     ledger.charge(QUERY)

@@ -94,24 +94,29 @@ def finetune(
     if source.insecure:
         step = taken  # nothing is lost: the same steps give the same weights
     log = RunLog(stats, stage="finetune")
-    denoiser.train()
+    denoiser.eval()  # no dropout: the masks of the other images would tell who is there
     sensitive = replace(sensitive, images=resident(sensitive.images, device))
     clipped_sum_of = ClippedGradientSum(
         denoising_loss, denoiser, clip_norm=plan.clip_norm, engine=engine
     )
+    made_up = made_up_examples(denoiser, config, clipped_sum_of.images_at_once)
+    clipped_sum_of.check_independence(made_up)  # before it sees a real image
 
     while step < mechanism.count and not world.agree(taken > 0 and should_stop()):
         # the step is paid for before anything of it can be seen
         drawn = torch.empty(0, dtype=torch.int64)
-        randomness = source.stream(DP_SGD, step)
         if world.leads:
             if step == ledger.charged(DP_SGD):
                 ledger.charge(DP_SGD)
-            drawn = poisson_sample(randomness, len(sensitive), rate=mechanism.sampling_rate)
+            coins = source.stream(f"{DP_SGD} sample", step)
+            drawn = poisson_sample(coins, len(sensitive), rate=mechanism.sampling_rate)
         drawn = world.tell(drawn)
 
         # clipped gradients of the drawn images, summed
-        total = {name: torch.zeros_like(p) for name, p in denoiser.named_parameters()}
+        total = {
+            name: torch.zeros_like(p, dtype=torch.float64)
+            for name, p in denoiser.named_parameters()
+        }
         for part in drawn.split(EXAMPLES_AT_ONCE):
             mine = part[world.rows(len(part))]
             examples = noisy_examples(sensitive, mine, denoiser, config, seed=seed, step=step)
@@ -124,7 +129,7 @@ def finetune(
         if world.leads:
             gradient = noisy_mean_gradient(
                 total,
-                source=randomness,
+                source=source.stream(f"{DP_SGD} noise", step),
                 clip_norm=plan.clip_norm,
                 noise_multiplier=mechanism.noise_multiplier,
                 expected_batch_size=expected_batch_size,
