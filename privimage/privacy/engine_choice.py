@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from privimage.errors import ConfigError
 from privimage.hardware import default_num_workers
 from privimage.privacy import folded
 from privimage.privacy.per_example import ClippedGradientSum, Engine, Examples
@@ -57,6 +58,10 @@ def choose_engine(
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break  # the next one is larger still
+        except ConfigError as error:  # its examples meet
+            if engine == candidates[-1] and not timed:
+                raise
+            logger.warning("%s is not used: %s", engine, error)
         if len(timed) > 2 and timed[-1][0] > timed[-2][0]:
             break
     seconds, best = min(timed, key=lambda pair: pair[0])
@@ -102,10 +107,11 @@ def _seconds_per_image(
     examples_of: Callable[[int], Examples],
     engine: Engine,
 ) -> float:
-    """Of one call with a micro-batch for every worker, after one that warms up."""
+    """Of one call with a micro-batch for every worker; ConfigError if examples meet in it."""
     size = engine.micro_batch_size if engine.strategy == "folded" else 2
     examples = examples_of(size * engine.num_workers)
     sum_of = ClippedGradientSum(losses_of, model, clip_norm=1.0, engine=engine)
+    sum_of.check_independence(examples_of(sum_of.images_at_once))  # warms up, too
     seconds = float("inf")
     for _ in range(2):
         started = time.perf_counter()

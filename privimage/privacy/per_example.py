@@ -123,9 +123,7 @@ class ClippedGradientSum:
         total, *others = totals
         for other in others:
             torch._foreach_add_(total, other)  # pyright: ignore[reportPrivateImportUsage]
-        for summed in total:
-            summed.mul_(self.step)
-        return dict(zip(self.parameters, total, strict=True))
+        return {n: t.double() * self.step for n, t in zip(self.parameters, total, strict=True)}
 
     @property
     def images_at_once(self) -> int:
@@ -158,28 +156,25 @@ class ClippedGradientSum:
         wanted = list(self.parameters.values())
         for row in range(_num_examples(examples)):
             loss = self._losses_of(model, *_rows(examples, slice(row, row + 1))).sum()
-            gradient = torch.autograd.grad(loss, wanted, materialize_grads=True)
-            norms = [torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradient]
+            gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)
+            norms = torch._foreach_norm(gradients, 2, torch.float64)  # pyright: ignore[reportPrivateImportUsage]
             factor = self._factor(torch.linalg.vector_norm(torch.stack(norms)))
-            for summed, g in zip(total, gradient, strict=True):
-                summed += self._in_steps(g, factor)
+            self._add_in_steps(total, [g[None] for g in gradients], factor[None])
 
     def _add_folded(
         self, total: list[Tensor], examples: list[Tensor | None], model: nn.Module
     ) -> None:
         num, size = _num_examples(examples), self.engine.micro_batch_size
         examples = [None if t is None else _padded(t, size) for t in examples]
-        by_image = folded.per_image_gradients(self._losses_of, model, examples, num_images=size)
-        gradients = list(by_image.values())  # image, *parameter shape
+        found = folded.per_image_gradients(self._losses_of, model, examples, num_images=size)
+        gradients = list(found.values())  # image, *parameter shape
         norms = [
-            torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) for g in gradients
+            torch.linalg.vector_norm(g, dim=tuple(range(1, g.dim())), dtype=torch.float64)
+            for g in gradients
         ]
         factor = self._factor(torch.linalg.vector_norm(torch.stack(norms), dim=0))
         factor[num:] = 0.0  # what the pass was filled up with
-        for summed, g in zip(total, gradients, strict=True):
-            # no matrix product: that could run in bf16 or TF32 and exceed the norm
-            shape = (-1, *[1] * (g.dim() - 1))
-            summed += self._in_steps(g, factor.view(shape)).sum(0, dtype=torch.float64)
+        self._add_in_steps(total, gradients, factor)
 
     def _factor(self, norm: Tensor) -> Tensor:
         """What gradients of these norms are multiplied by, as a number of steps; 0 if not finite.
@@ -190,18 +185,25 @@ class ClippedGradientSum:
         factor = (self.clip_norm * SHORTENED / norm).clamp(max=1.0) / self.step
         return torch.where(torch.isfinite(norm), factor, 0.0)
 
-    def _in_steps(self, gradient: Tensor, factor: Tensor) -> Tensor:
-        """Whole numbers: gradient * factor, each shortened towards zero."""
-        gradient = gradient if gradient.dtype == torch.float64 else gradient.float()
-        scaled = (gradient * factor.to(gradient.dtype)).trunc_()
-        return scaled if self._all_usable(factor) else torch.where(factor > 0, scaled, 0)
+    def _add_in_steps(
+        self, total: list[Tensor], gradients: Sequence[Tensor], factor: Tensor
+    ) -> None:
+        """Add gradient * factor, shortened towards zero to whole numbers of at most 2^29.
 
-    def _all_usable(self, factor: Tensor) -> bool:
-        """Whether nothing must be masked (0 * NaN is NaN); a GPU masks rather than wait."""
-        return self.device.type != "cuda" and bool((factor > 0).all())
+        Gradients: (image, *parameter shape). Tensor by tensor, so that what is made along the way
+        stays in the cache; elementwise, for a matrix product could run in bf16 or TF32.
+        """
+        must_mask = self.device.type == "cuda" or not bool((factor > 0).all())  # 0 * NaN is NaN
+        rounded = factor.to(gradients[0].dtype)
+        for summed, g in zip(total, gradients, strict=True):
+            by_image = rounded.view(-1, *[1] * (g.dim() - 1))
+            if must_mask:
+                g = torch.where(by_image > 0, g, 0)
+            steps = (g * by_image).to(torch.int32)
+            summed += steps.sum(0) if len(steps) > 1 else steps[0]
 
     def _zeros(self) -> list[Tensor]:
-        return [torch.zeros_like(p, dtype=torch.float64) for p in self.parameters.values()]
+        return [torch.zeros_like(p, dtype=torch.int64) for p in self.parameters.values()]
 
     def _in_precision(self, losses_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
         device, precision = self.device, self.engine.precision
