@@ -189,10 +189,7 @@ def own_images_config(
     overrides: dict[str, Any],
     data_root: Path | None,
 ) -> RunConfig:
-    """Defaults for these images with what the user set on top; reads both sets, so faults show.
-
-    Only what the description lacks is taken from the sensitive images.
-    """
+    """Defaults for these images with what the user set on top; reads both sets, so faults show."""
     preparation = preparation_for(sensitive, description, data_root=data_root)
     load = partial(load_image_set, preparation=preparation, data_root=data_root)
     mine = load(sensitive, "train", classes=description.classes)

@@ -76,9 +76,7 @@ def run_pipeline(
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
         key = data_key(folder)
-        if config.data.classes is not None:  # for the owner's eyes, and always there
-            left_out = json.dumps(sets.sensitive.left_out, indent=0).encode()
-            write_durably(folder / "private" / "left_out.json", left_out, mode=0o600)
+        tell_owner(config, sets.sensitive, folder)
         real_test_id = None if sets.real_test is None else sets.real_test.fingerprint(key)
         introduce(world, sets, ledger)
         run = Run(
@@ -161,6 +159,13 @@ def introduce(world: World, sets: ImageSets, ledger: PrivacyLedger | None) -> Pr
     return ledger or PrivacyLedger.replica(content)
 
 
+def tell_owner(config: RunConfig, sensitive: ImageSet, folder: Path) -> None:
+    """What did not fit the declared classes, for nobody else; the file is there in any case."""
+    if config.data.classes is not None:
+        left_out = json.dumps(sensitive.left_out, indent=0).encode()
+        write_durably(folder / "private" / "left_out.json", left_out, mode=0o600)
+
+
 def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> ImageSets:
     """Load and prepare what the configuration names; labels are dropped in the unconditional
     mode.
@@ -175,7 +180,7 @@ def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> Imag
         real_test = load(data.evaluate_on, "test", classes=data.classes)
         if len(real_test) < 2:  # of which no distance can be measured
             raise DataMissingError(
-                f"{data.evaluate_on} has fewer than 2 test images of the classes of {data.sensitive}; "
+                f"{data.evaluate_on} has fewer than 2 test images of the sensitive classes; "
                 "give more, or leave evaluate_on out"
             )
     if not data.conditional:

@@ -57,29 +57,17 @@ def load_image_set(
     if split not in SPLITS:
         raise ConfigError(f"there is no split {split!r}; choose train or test")
     kept_in = (cache_dir or default_cache_dir()) if cache else None
-    data_root = data_root or default_data_root()
-    if download and source in DOWNLOADED:
-        published.download(source, data_root=data_root)
     if source == "digits":
         image_set = load_digits(split, preparation=preparation)
     elif source == "glyphs":
         image_set = load_glyphs(split, preparation=preparation, cache_dir=kept_in)
     else:
+        data_root = data_root or default_data_root()
+        if download and source in DOWNLOADED:
+            published.download(source, data_root=data_root)
         path, reader = locate(source, split, data_root=data_root, classes=classes)
-        if (path / IMAGES).is_file():
-            kept_in = None  # a folder of arrays is on the disk already
-        image_set = cached_image_set(
-            partial(reader, preparation),
-            cache_dir=kept_in,
-            name=source.partition(":")[0],
-            depends_on={
-                "source": source,
-                "split": split,
-                "preparation": preparation.describe(),
-                "files": stamp(path) if kept_in else None,
-            }
-            | ({} if classes is None else {"classes": classes}),
-        )
+        asked = {"source": source, "split": split, "classes": classes}
+        image_set = _read_or_cached(path, reader, preparation, asked, kept_in=kept_in)
     return image_set if classes is None else image_set.with_classes(classes)
 
 
@@ -150,6 +138,25 @@ def split_indices(labels: Int64[Tensor, " number"], split: str) -> Int64[Tensor,
     by_class = torch.argsort(labels, stable=True)
     is_test = torch.arange(len(labels)) % HELD_OUT_EVERY == 0
     return by_class[is_test if split == "test" else ~is_test].sort().values
+
+
+def _read_or_cached(
+    path: Path,
+    reader: published.Reader,
+    preparation: Preparation,
+    asked: dict[str, Any],
+    *,
+    kept_in: Path | None,
+) -> ImageSet:
+    if (path / IMAGES).is_file():
+        return reader(preparation)  # a folder of arrays is on the disk already
+    depends_on = {"preparation": preparation.describe(), "files": stamp(path) if kept_in else None}
+    return cached_image_set(
+        partial(reader, preparation),
+        cache_dir=kept_in,
+        name=asked["source"].partition(":")[0],
+        depends_on=asked | depends_on,
+    )
 
 
 def _unknown(source: str) -> str:
