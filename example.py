@@ -25,10 +25,11 @@ torch.manual_seed(0)
 cpu = torch.device("cpu")
 size, classes_per_label = 8, 3
 
-# two image sets: one may be looked at, the other is private
+# two image sets: one may be looked at; of the other nothing is public but what is declared
 preparation = Preparation(image_size=size, color="grey")
 public = load_image_set("glyphs", "train", preparation=preparation)
-private = load_image_set("digits", "train", preparation=preparation)
+private = load_image_set("digits", "train", preparation=preparation, classes=tuple("0123456789"))
+private = private.with_public_size(1437)
 real_test = load_image_set("digits", "test", preparation=preparation)
 
 # the promise, and what it leaves for DP-SGD after the query
@@ -42,13 +43,9 @@ plan = PrivacyConfig(
 )
 query = query_mechanism(plan.query_noise_multiplier)
 noise_multiplier = calibrate_noise_multiplier(
-    [query],
-    sampling_rate=plan.sampling_rate,
-    count=plan.num_steps,
-    epsilon=plan.epsilon,
-    delta=plan.delta,
-    accountant=plan.accountant,
-)
+    [query], sampling_rate=plan.sampling_rate, count=plan.num_steps,
+    epsilon=plan.epsilon, delta=plan.delta, accountant=plan.accountant,
+)  # fmt: skip
 source = secure_source()
 ledger = PrivacyLedger.create(
     None,

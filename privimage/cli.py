@@ -6,8 +6,9 @@ Prints every setting and the budget before the work starts. Mistakes end in one 
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -19,6 +20,7 @@ from privimage.data.native import native_preparation
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.defaults import default_settings
+from privimage.description import Description, assumed_facts, described
 from privimage.errors import ConfigError, UserError
 from privimage.export import export_images
 from privimage.launch import (
@@ -30,6 +32,7 @@ from privimage.launch import (
 from privimage.pipeline import follow_pipeline, may_cache, opened, run_pipeline
 from privimage.plain_yaml import parse_yaml
 from privimage.presets import preset_settings
+from privimage.privacy.statement import assumption
 from privimage.progress import StageProgress
 from privimage.world import joined
 
@@ -66,11 +69,29 @@ def synthesize(
     preset: Annotated[
         str | None, typer.Option(help="a cell of the paper instead of the three, e.g. cifar10_eps1")
     ] = None,
+    describe: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML of what may be known of the private images: public_size, classes, "
+            "image_size, color; what is declared nowhere is taken from them"
+        ),
+    ] = None,
+    public_size: Annotated[
+        int | None,
+        typer.Option(
+            help="number of private images that may be published, such as a round one; it sets "
+            "noise and steps. Default: the true number, which everybody then knows"
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="names of the classes, e.g. cats,dogs; the number of labels of an npz; 0 for no "
+            "classes. Images of others are left out"
+        ),
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="pixels; default: the images' own")] = None,
     color: Annotated[str | None, typer.Option(help="grey or rgb; default: as the images")] = None,
-    public_size: Annotated[
-        int | None, typer.Option(help="size of the private set that may be published")
-    ] = None,
     evaluate_on: Annotated[
         str | None, typer.Option(help="source whose test split is real data to compare with")
     ] = None,
@@ -92,21 +113,27 @@ def synthesize(
     """
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
     overrides = parse_overrides(setting or []) | {"seed": seed}
-    options = {
+    options: dict[str, Any] = {
         "sensitive": sensitive,
         "public": public,
         "epsilon": epsilon,
-        "image_size": image_size,
-        "color": cast(Literal["grey", "rgb"] | None, color),  # Preparation checks it
-        "public_size": public_size,
         "evaluate_on": evaluate_on,
     }
-    check_options(preset, options)
+    facts = {
+        "public_size": public_size,
+        "classes": classes,
+        "image_size": image_size,
+        "color": color,
+    }
+    check_options(preset, options | facts | {"describe": describe})
     with stopped_with_a_word():
         if preset is not None:  # changed settings must not run under the preset's name
             config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
         else:
-            config = own_images_config(**options, overrides=overrides, data_root=data_root)
+            description = described(describe, facts, overrides)
+            config = own_images_config(
+                **options, description=description, overrides=overrides, data_root=data_root
+            )
         if gpus > 1 and not dry_run and not is_launched():
             with opened(config, folder, data_root=data_root):
                 pass  # a mistake is said once, here; started processes would all say it
@@ -157,40 +184,51 @@ def own_images_config(
     sensitive: str,
     public: str,
     epsilon: float,
-    image_size: int | None,
-    color: Literal["grey", "rgb"] | None,
-    public_size: int | None,
     evaluate_on: str | None,
+    description: Description,
     overrides: dict[str, Any],
     data_root: Path | None,
 ) -> RunConfig:
     """Defaults for these images with what the user set on top; reads both sets, so faults show."""
-    native = native_preparation(sensitive, data_root=data_root)
-    preparation = Preparation(
-        image_size=image_size or rounded_size(native.image_size), color=color or native.color
-    )
-    mine = load_image_set(sensitive, "train", preparation=preparation, data_root=data_root)
-    theirs = load_image_set(
-        public, "train", preparation=preparation, data_root=data_root, cache=may_cache(public)
-    )
-    size = public_size or len(mine)
+    preparation = preparation_for(sensitive, description, data_root=data_root)
+    load = partial(load_image_set, preparation=preparation, data_root=data_root)
+    mine = load(sensitive, "train", classes=description.classes)
+    theirs = load(public, "train", cache=may_cache(public))
+    facts = {
+        "public_size": description.public_size or mine.public_size,
+        "classes": description.classes,
+        "image_size": preparation.image_size,
+        "color": preparation.color,
+    }
     values = default_settings(
         image_size=preparation.image_size,
         num_labels=mine.num_classes,
         num_public_classes=theirs.num_classes,
-        public_size=size,
+        public_size=facts["public_size"],
         epsilon=epsilon,
     )
     values["data"] = {
         "sensitive": sensitive,
         "public": public,
-        "image_size": preparation.image_size,
-        "color": preparation.color,
         "conditional": mine.num_classes > 1,
-        "public_size": size,
         "evaluate_on": evaluate_on,
+        **facts,
+        "assumed": description.missing,
     }
-    return load_config(values, overrides)
+    settled = {f"data.{fact}" for fact in facts}
+    return load_config(values, {k: v for k, v in overrides.items() if k not in settled})
+
+
+def preparation_for(
+    sensitive: str, description: Description, *, data_root: Path | None
+) -> Preparation:
+    """Size and colour as declared; what is not is that of the images."""
+    size, color = description.image_size, description.color
+    if size is None or color is None:
+        native = native_preparation(sensitive, data_root=data_root, classes=description.classes)
+        size = rounded_size(native.image_size) if size is None else size
+        color = color or native.color
+    return Preparation(image_size=size, color=color)
 
 
 def rounded_size(pixels: int) -> int:
@@ -205,6 +243,8 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
         path, equals, value = item.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {item!r}: write it as section.key=value")
+        if path == "data":
+            raise ConfigError("--set data: set its settings one by one, as data.image_size=32")
         overrides[path] = parse_yaml(value, where=f"--set {item!r}")
     return overrides
 
@@ -227,8 +267,8 @@ def show_plan(config: RunConfig, folder: Path) -> None:
             f"sampling rate {m.sampling_rate:g}, {m.count} step{'s' * (m.count > 1)}",
             highlight=False,
         )
-    size = config.data.public_size
-    out.print(f"  the size of the private set is treated as public: {size}", highlight=False)
+    facts = assumed_facts(config.data, public_size=config.data.public_size)
+    out.print(assumption(facts), highlight=False, markup=False)
     out.print(f"run folder: {folder}", highlight=False)
 
 

@@ -20,11 +20,16 @@ from privimage.plain_yaml import read_yaml
 from privimage.strict import build
 
 MAX_LEVELS = 8  # 512 pixels are halved to 4
+FACTS = ("public_size", "classes", "image_size", "color")  # used of the sensitive set as public
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images: sources as `privimage.data.sources` names them, and how they are prepared."""
+    """Which images: sources as `privimage.data.sources` names them, and how they are prepared.
+
+    `classes` and `public_size` declare what may be known of the sensitive set. None means that they
+    are taken from it, which plan and statement then name as assumed to be public.
+    """
 
     sensitive: str
     public: str
@@ -35,12 +40,21 @@ class DataConfig:
     )
     evaluate_on: str | None = None  # a source whose test split is real data for the evaluation
     public_size: int | None = None  # size of the sensitive set that may be published
+    classes: tuple[str, ...] | None = None  # in order; images of others are left out; (): none
+    # which of these settings `privimage synthesize` took from the images
+    assumed: tuple[Literal["public_size", "classes", "image_size", "color"], ...] = ()
 
     def problems(self) -> Iterator[str]:
         if not 4 <= self.image_size <= 512:
             yield f"image_size is {self.image_size}; allowed are 4 to 512"
         if self.public_size is not None and self.public_size < 1:
             yield f"public_size is {self.public_size}; give a positive number"
+        if self.classes is not None:
+            names = set(self.classes)
+            if len(names) < len(self.classes) or not all(n and n.isprintable() for n in names):
+                yield "classes are repeated, empty or not one line; give each a name of its own"
+            if not self.classes and self.conditional:
+                yield "classes are none and conditional is true; set conditional to false"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The model card beside released weights and images: what they are, and what they are good for.
 
 For people who get the files and not the run. The sensitive images appear by their published size
-and keyed hash only; class names are public facts. Scores on real images are marked, for the
-privacy guarantee does not cover them. The privacy statement has the last word on privacy.
+and keyed hash only; class names are public facts, declared or assumed. Scores on real images are
+marked, for the privacy guarantee does not cover them. The privacy statement has the last word on
+privacy.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 
 from privimage.diffusion.unet import UNetConfig
 from privimage.evaluation.image_files import load_images
+from privimage.privacy.statement import assumption
 from privimage.stages import Run, num_parameters
 from privimage.stages.model import new_denoiser
 
@@ -140,7 +142,7 @@ def _training_data(run: Run, statement: dict[str, Any]) -> str:
     public = "images of the publisher" if source.startswith("folder:") else f"`{source}`"
     lines = [
         f"Sensitive: {statement['public_size']:,} images (the published size), named by the keyed "
-        f"hash `{statement['data_id']}`.",
+        f"hash `{statement['data_id']}`. {assumption(statement['assumed_public'])}",
         f"Public: {public}; classes for pre-training: {CHOSEN_BY[selection['strategy']]}.",
     ]
     chosen = (

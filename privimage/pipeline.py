@@ -7,6 +7,7 @@ else in the folder is public or released through the ledger.
 """
 
 import fcntl
+import json
 import logging
 import secrets
 import shutil
@@ -37,7 +38,7 @@ from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.donor import Donor
 from privimage.durable import write_durably, write_json_durably
-from privimage.errors import ConfigError, DataInvalidError, RunFolderError
+from privimage.errors import ConfigError, DataInvalidError, DataMissingError, RunFolderError
 from privimage.hardware import usable_cores
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
@@ -75,6 +76,7 @@ def run_pipeline(
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
         key = data_key(folder)
+        tell_owner(config, sets.sensitive, folder)
         real_test_id = None if sets.real_test is None else sets.real_test.fingerprint(key)
         introduce(world, sets, ledger)
         run = Run(
@@ -157,6 +159,13 @@ def introduce(world: World, sets: ImageSets, ledger: PrivacyLedger | None) -> Pr
     return ledger or PrivacyLedger.replica(content)
 
 
+def tell_owner(config: RunConfig, sensitive: ImageSet, folder: Path) -> None:
+    """What did not fit the declared classes, for nobody else; the file is there in any case."""
+    if config.data.classes is not None:
+        left_out = json.dumps(sensitive.left_out, indent=0).encode()
+        write_durably(folder / "private" / "left_out.json", left_out, mode=0o600)
+
+
 def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> ImageSets:
     """Load and prepare what the configuration names; labels are dropped in the unconditional
     mode.
@@ -164,19 +173,30 @@ def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> Imag
     data = config.data
     preparation = Preparation(image_size=data.image_size, color=data.color)
 
-    def load(source: str, split: str, *, cache: bool = False) -> ImageSet:
-        return load_image_set(
-            source, split, preparation=preparation, data_root=data_root, cache=cache
-        )
-
-    sensitive = load(data.sensitive, "train")
-    real_test = load(data.evaluate_on, "test") if data.evaluate_on else None
+    load = partial(load_image_set, preparation=preparation, data_root=data_root)
+    sensitive = load(data.sensitive, "train", classes=data.classes)
+    real_test = None
+    if data.evaluate_on:
+        real_test = load(data.evaluate_on, "test", classes=data.classes)
+        if len(real_test) < 2:  # of which no distance can be measured
+            raise DataMissingError(
+                f"{data.evaluate_on} has fewer than 2 test images of the sensitive classes; "
+                "give more, or leave evaluate_on out"
+            )
     if not data.conditional:
         sensitive = sensitive.without_labels()
         real_test = real_test and real_test.without_labels()
     if data.public_size is not None:
         sensitive = sensitive.with_public_size(data.public_size)
-    load_public = partial(load, data.public, "train", cache=may_cache(data.public))
+
+    def load_public() -> ImageSet:
+        public = load(data.public, "train", cache=may_cache(data.public))
+        if not public.labels.bincount(minlength=public.num_classes).all():
+            raise DataInvalidError(
+                f"{data.public}: a class of the public set holds no images; fill it or remove it"
+            )
+        return public
+
     return ImageSets(sensitive, real_test, load_public)
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from privimage.description import assumed_facts
 from privimage.durable import write_durably, write_json_durably
 from privimage.environment import describe_environment
 from privimage.model_card import model_card
@@ -99,6 +100,7 @@ def circumstances(run: Run) -> Circumstances:
         clip_norm=config.privacy.clip_norm,
         noise_multiplicity=config.finetune.noise_multiplicity,
         public_size=size,
+        assumed=assumed_facts(config.data, public_size=size),
         expected_batch_size=config.privacy.sampling_rate * size,
         code=code_identity(),
         evaluated_on_real_images=evaluated,

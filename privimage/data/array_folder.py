@@ -37,10 +37,16 @@ def find_array_folder(path: Path, split: str, *, source: str) -> Path | None:
     return None
 
 
-def read_array_folder(folder: Path, *, preparation: Preparation, source: str) -> ImageSet:
+def read_array_folder(
+    folder: Path,
+    *,
+    preparation: Preparation,
+    source: str,
+    classes: tuple[str, ...] | None = None,
+) -> ImageSet:
     """The mapped set, prepared; DataInvalidError for anything doubtful."""
     arrays = map_arrays(folder, source=source)
-    return image_set_of(arrays, preparation=preparation, source=source)
+    return image_set_of(arrays, preparation=preparation, source=source, classes=classes)
 
 
 def map_arrays(folder: Path, *, source: str) -> dict[str, np.ndarray]:

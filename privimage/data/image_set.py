@@ -2,8 +2,9 @@
 
 Used for public and sensitive images alike (paper, section 3.1). `images` and `labels` of a
 sensitive set are private, in memory or mapped from their file; `class_names`, the image shape and
-`public_size` are taken to be public. The true size of a sensitive set is private under add/remove
-adjacency, so whatever divides by a size divides by `public_size`, never by `len()`.
+`public_size` are used as public facts, declared by the owner or named as assumed in the statement.
+The true size of a sensitive set is private under add/remove adjacency, so whatever divides by a
+size divides by `public_size`, never by `len()`.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ class ImageSet:
     class_names: tuple[str, ...]
     source: str
     public_size: int
+    left_out: tuple[str, ...] = ()  # PRIVATE: what did not fit the declared classes, for the owner
 
     def __post_init__(self) -> None:
         fault = _fault(self)
@@ -51,7 +53,7 @@ class ImageSet:
         return self.images.shape[2]
 
     def take(self, indices: Int64[Tensor, " chosen"]) -> "ImageSet":
-        """The images at `indices`, in that order. For public sets: their number becomes public."""
+        """The images at `indices`, in that order; their number becomes the public size."""
         return replace(
             self,
             images=self.images[indices],
@@ -63,6 +65,26 @@ class ImageSet:
         """The same images as one class (the unconditional mode)."""
         labels = torch.zeros(1, dtype=torch.int64).expand(len(self))  # one number, seen N times
         return replace(self, labels=labels, class_names=(ONE_CLASS,))
+
+    def with_classes(self, class_names: tuple[str, ...]) -> "ImageSet":
+        """The images of these classes, numbered as declared; for () all images, as one class.
+
+        Each image stays or goes by its own label, so that one image more or less changes nothing
+        else. What goes is told in `left_out`; a class may be without images.
+        """
+        if not class_names:
+            return self.without_labels()
+        places = {name: place for place, name in enumerate(class_names)}
+        labels = torch.tensor([places.get(name, -1) for name in self.class_names])[self.labels]
+        declared = replace(self, labels=labels.clamp(min=0), class_names=class_names)
+        if (kept := labels >= 0).all():
+            return declared
+        others = torch.bincount(self.labels[~kept], minlength=self.num_classes).tolist()
+        told = zip(others, self.class_names, strict=True)
+        left_out = (f"{number} images of class {name}" for number, name in told if number)
+        return replace(
+            declared.take(kept.nonzero().flatten()), left_out=(*self.left_out, *left_out)
+        )
 
     def with_public_size(self, public_size: int) -> "ImageSet":
         """The same images with a size that their owner chose to publish."""

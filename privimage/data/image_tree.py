@@ -2,7 +2,9 @@
 
 Classes are the folders in natural order (2 before 10); a flat folder is one class. `train/` and
 `test/` above the classes are splits. Each image is decoded by itself, from a bounded number of
-pixels, so a small file cannot ask for a large memory. What is read may be private.
+pixels, so a small file cannot ask for a large memory. What is read may be private: where the owner
+has declared the classes, each file is an image of the set or not by its own name and content, and
+none is a reason to stop.
 """
 
 import io
@@ -32,22 +34,71 @@ MAX_IMAGE_PIXELS = 64 * 2**20
 
 
 def read_image_tree(
-    path: Path, *, split: str | None, preparation: Preparation, source: str
+    path: Path,
+    *,
+    split: str | None,
+    preparation: Preparation,
+    source: str,
+    classes: tuple[str, ...] | None = None,
 ) -> ImageSet:
-    """Read `split` of a tree, or all of it for None. A tree without split folders is all train."""
+    """Read `split` of a tree, or all of it for None. A tree without split folders is all train.
+
+    With declared `classes` (() for none), what does not fit or cannot be read is left out.
+    """
+    unreadable: dict[int, str] | None = None if classes is None else {}
     with open_listing(path) as listing:
-        listing = select_split(only_images(without_wrapper(listing)), split, source)
-        classes = by_class(listing, source)
-        members = [member for files in classes.values() for member in files]
-        images = decode_all(members, preparation)
-    sizes = torch.tensor([len(files) for files in classes.values()])
+        found, left_out = files_by_class(listing, split=split, source=source, classes=classes)
+        members = [member for files in found.values() for member in files]
+        images = decode_all(members, preparation, unreadable=unreadable)
+    sizes = torch.tensor([len(files) for files in found.values()])
+    labels = torch.arange(len(found)).repeat_interleave(sizes)
+    if unreadable:
+        kept = torch.tensor([number not in unreadable for number in range(len(members))])
+        images, labels = images[kept], labels[kept]
+        left_out += [unreadable[number] for number in sorted(unreadable)]
     return ImageSet(
         images=images,
-        labels=torch.arange(len(classes)).repeat_interleave(sizes),
-        class_names=tuple(classes),
+        labels=labels,
+        class_names=tuple(found),
         source=source,
-        public_size=len(images),
+        public_size=max(1, len(images)),
+        left_out=tuple(left_out),
     )
+
+
+def files_by_class(
+    listing: Listing, *, split: str | None, source: str, classes: tuple[str, ...] | None
+) -> tuple[dict[str, list[Member]], list[str]]:
+    """The images of a split by class, in natural order, and why other files are left out."""
+    if classes is None:
+        listing = select_split(only_images(without_wrapper(listing)), split, source)
+        return by_class(listing, source), []
+    return by_declared_class(listing, split, classes)
+
+
+def by_declared_class(
+    listing: Listing, split: str | None, classes: tuple[str, ...]
+) -> tuple[dict[str, list[Member]], list[str]]:
+    """The same where the classes are declared: a file's own path says of which it is, and so no
+    file changes what another one is taken for.
+    """
+    found: dict[str, list[Member]] = {name: [] for name in classes or (ONE_CLASS,)}
+    left_out = []
+    for member in sorted(listing.files, key=lambda member: natural_key(member.name)):
+        *above, folder, _ = ("", *member.parts)
+        if split is not None and split != split_of(above if classes else [*above, folder]):
+            continue
+        name = folder if classes else ONE_CLASS
+        if name in found and _suffix(member) in IMAGE_SUFFIXES:
+            found[name].append(member)
+        else:
+            left_out.append(f"{member.name} is no image in the folder of a declared class")
+    return found, left_out
+
+
+def split_of(folders: Sequence[str]) -> str:
+    """The split that the folders above a file put it in."""
+    return "test" if "test" in folders else "train"
 
 
 def without_wrapper(listing: Listing) -> Listing:
@@ -85,7 +136,10 @@ def select_split(listing: Listing, split: str | None, source: str) -> Listing:
 
 
 def by_class(listing: Listing, source: str) -> dict[str, list[Member]]:
-    """Images by class name, both in natural order; DataInvalidError for any other layout."""
+    """Images by class name, both in natural order; DataInvalidError for any other layout.
+
+    An empty folder is a class without images.
+    """
     if not listing.files:
         raise DataInvalidError(
             f"{source} holds no images; give one folder per class with files named "
@@ -105,23 +159,30 @@ def by_class(listing: Listing, source: str) -> dict[str, list[Member]]:
     classes: dict[str, list[Member]] = {name: [] for name in names}
     for member in files:
         classes[member.parts[0]].append(member)
-    for name, members in classes.items():
-        if not members:
-            raise DataInvalidError(
-                f"{source}: class folder {name} holds no images; fill it or remove it"
-            )
     return classes
 
 
 def decode_all(
-    members: Sequence[Member], preparation: Preparation, *, num_threads: int = 0
+    members: Sequence[Member],
+    preparation: Preparation,
+    *,
+    num_threads: int = 0,
+    unreadable: dict[int, str] | None = None,
 ) -> UInt8[Tensor, "number channel height width"]:
-    """Decode and prepare with all cores; the first fault, in order, is raised."""
+    """Decode and prepare with all cores; the first fault, in order, is raised.
+
+    With `unreadable` faults go there instead, and their images are left undefined.
+    """
     images = preparation.empty(len(members))
 
     def decode_chunk(indices: range) -> None:
         for index in indices:
-            images[index] = decode(members[index], preparation)
+            try:
+                images[index] = decode(members[index], preparation)
+            except DataInvalidError as error:
+                if unreadable is None:
+                    raise
+                unreadable[index] = str(error)
 
     for_each_chunk(decode_chunk, len(members), num_threads=num_threads)
     return torch.from_numpy(images)

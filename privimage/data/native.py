@@ -1,7 +1,8 @@
 """The size and colours that a source's images have by themselves, found without reading them all.
 
-For a `folder:` set one image is opened and only its shape is used; the shape of sensitive images is
-taken to be public, as everywhere (see `image_set`).
+For a `folder:` set one image is opened and only its shape is used. So that is a fact of one image,
+which `privimage synthesize` uses only where it was not declared, and then names as assumed to be
+public.
 """
 
 import io
@@ -12,13 +13,7 @@ from PIL import Image
 from privimage.data.archives import open_listing
 from privimage.data.array_folder import find_array_folder, map_arrays
 from privimage.data.arrays import channels_first
-from privimage.data.image_tree import (
-    IMAGE_FORMATS,
-    by_class,
-    only_images,
-    select_split,
-    without_wrapper,
-)
+from privimage.data.image_tree import IMAGE_FORMATS, files_by_class
 from privimage.data.npz import read_arrays
 from privimage.data.places import PREPARED
 from privimage.data.preparation import Preparation
@@ -35,7 +30,9 @@ NATIVE = {
 }
 
 
-def native_preparation(source: str, *, data_root: Path | None = None) -> Preparation:
+def native_preparation(
+    source: str, *, data_root: Path | None = None, classes: tuple[str, ...] | None = None
+) -> Preparation:
     """What leaves the images of `source` as they are: the short edge, grey only if all are grey."""
     if source in NATIVE:
         return NATIVE[source]
@@ -49,8 +46,10 @@ def native_preparation(source: str, *, data_root: Path | None = None) -> Prepara
         images = channels_first(arrays["images"][:1], source=source)
         return Preparation(min(images.shape[2:]), "grey" if images.shape[1] == 1 else "rgb")
     with open_listing(path) as listing:
-        listing = select_split(only_images(without_wrapper(listing)), "train", source)
-        member = next(iter(by_class(listing, source).values()))[0]
+        found, _ = files_by_class(listing, split="train", source=source, classes=classes)
+        member = next((member for files in found.values() for member in files), None)
+        if member is None:
+            raise DataInvalidError(f"{source} holds no images; declare their size and colour")
         content = member.read()
     try:
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:

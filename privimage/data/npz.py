@@ -26,10 +26,16 @@ MAPPED_FROM_BYTES = 2**30
 LOCAL_HEADER_BYTES = 30  # before the name and the extra field, whose lengths are its last 4 bytes
 
 
-def read_npz(path: Path, *, preparation: Preparation, source: str) -> ImageSet:
+def read_npz(
+    path: Path,
+    *,
+    preparation: Preparation,
+    source: str,
+    classes: tuple[str, ...] | None = None,
+) -> ImageSet:
     """Read and prepare the images of one npz file; DataInvalidError for anything doubtful."""
     arrays = read_arrays(path, source=source)
-    return image_set_of(arrays, preparation=preparation, source=source)
+    return image_set_of(arrays, preparation=preparation, source=source, classes=classes)
 
 
 def read_arrays(path: Path, *, source: str) -> dict[str, np.ndarray]:

@@ -42,8 +42,13 @@ def load_image_set(
     cache: bool = False,
     cache_dir: Path | None = None,
     download: bool = False,
+    classes: tuple[str, ...] | None = None,
 ) -> ImageSet:
     """One split of a set, prepared.
+
+    `classes` are those that the owner of a private set declares, in order, () for none: images of
+    others, and those that cannot be read, are left out one by one, and a class may be empty.
+    Without them they are taken from the set, and an image that does not fit is an error.
 
     `cache=True` keeps the prepared images under `cache_dir`, by default the user's cache folder;
     never ask for it with a private set. ConfigError for an unknown name, DataMissingError for a
@@ -52,30 +57,23 @@ def load_image_set(
     if split not in SPLITS:
         raise ConfigError(f"there is no split {split!r}; choose train or test")
     kept_in = (cache_dir or default_cache_dir()) if cache else None
-    data_root = data_root or default_data_root()
     if source == "digits":
-        return load_digits(split, preparation=preparation)
-    if source == "glyphs":
-        return load_glyphs(split, preparation=preparation, cache_dir=kept_in)
-    if download and source in DOWNLOADED:
-        published.download(source, data_root=data_root)
-    path, reader = locate(source, split, data_root=data_root)
-    if (path / IMAGES).is_file():
-        return reader(preparation)  # a folder of arrays is on the disk already
-    return cached_image_set(
-        partial(reader, preparation),
-        cache_dir=kept_in,
-        name=source.partition(":")[0],
-        depends_on={
-            "source": source,
-            "split": split,
-            "preparation": preparation.describe(),
-            "files": stamp(path) if kept_in else None,
-        },
-    )
+        image_set = load_digits(split, preparation=preparation)
+    elif source == "glyphs":
+        image_set = load_glyphs(split, preparation=preparation, cache_dir=kept_in)
+    else:
+        data_root = data_root or default_data_root()
+        if download and source in DOWNLOADED:
+            published.download(source, data_root=data_root)
+        path, reader = locate(source, split, data_root=data_root, classes=classes)
+        asked = {"source": source, "split": split, "classes": classes}
+        image_set = _read_or_cached(path, reader, preparation, asked, kept_in=kept_in)
+    return image_set if classes is None else image_set.with_classes(classes)
 
 
-def locate(source: str, split: str, *, data_root: Path) -> tuple[Path, published.Reader]:
+def locate(
+    source: str, split: str, *, data_root: Path, classes: tuple[str, ...] | None = None
+) -> tuple[Path, published.Reader]:
     """Where a set lies and how it is read, without reading it."""
     if source in published.PUBLISHED:
         return published.find_published(source, split, data_root=data_root)
@@ -89,18 +87,20 @@ def locate(source: str, split: str, *, data_root: Path) -> tuple[Path, published
         )
     if folder := find_array_folder(path, split, source=source):
         return folder, lambda preparation: read_array_folder(
-            folder, preparation=preparation, source=source
+            folder, preparation=preparation, source=source, classes=classes
         )
     if path.suffix != ".npz" or path.is_dir():
         return path, lambda preparation: read_image_tree(
-            path, split=split, preparation=preparation, source=source
+            path, split=split, preparation=preparation, source=source, classes=classes
         )
     if split != "train":
         raise DataMissingError(
             f"{source} has no {split} images; an npz file is all train: give the {split} images "
             "as a set of their own"
         )
-    return path, lambda preparation: read_npz(path, preparation=preparation, source=source)
+    return path, lambda preparation: read_npz(
+        path, preparation=preparation, source=source, classes=classes
+    )
 
 
 def load_digits(split: str, *, preparation: Preparation) -> ImageSet:
@@ -138,6 +138,25 @@ def split_indices(labels: Int64[Tensor, " number"], split: str) -> Int64[Tensor,
     by_class = torch.argsort(labels, stable=True)
     is_test = torch.arange(len(labels)) % HELD_OUT_EVERY == 0
     return by_class[is_test if split == "test" else ~is_test].sort().values
+
+
+def _read_or_cached(
+    path: Path,
+    reader: published.Reader,
+    preparation: Preparation,
+    asked: dict[str, Any],
+    *,
+    kept_in: Path | None,
+) -> ImageSet:
+    if (path / IMAGES).is_file():
+        return reader(preparation)  # a folder of arrays is on the disk already
+    depends_on = {"preparation": preparation.describe(), "files": stamp(path) if kept_in else None}
+    return cached_image_set(
+        partial(reader, preparation),
+        cache_dir=kept_in,
+        name=asked["source"].partition(":")[0],
+        depends_on=asked | depends_on,
+    )
 
 
 def _unknown(source: str) -> str:

@@ -6,7 +6,7 @@ not cover, because that is the part that people assume.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,8 @@ LABEL_FREQUENCIES = (
     "numbers for all classes."
 )
 KEPT_BACK = (
-    "`private/` holds the key that names the images, and must never leave",
+    "`private/` holds the key that names the images, and what of them was left out; it must never "
+    "leave",
     "`record.json`, `stages/` and the clock readings in `stats.jsonl` tell times and memory, which "
     "depend on the number of images",
     "`config.yaml` and `record.json` name the place of the images, and `record.json` and "
@@ -78,6 +79,7 @@ class Circumstances:
     clip_norm: float
     noise_multiplicity: int
     public_size: int
+    assumed: Sequence[str]  # facts that were taken from the sensitive images, in words
     expected_batch_size: float
     code: Mapping[str, str]  # version and SHA-256 of the sources
     evaluated_on_real_images: bool
@@ -106,6 +108,7 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
         "clip_norm": about.clip_norm,
         "noise_multiplicity": about.noise_multiplicity,
         "public_size": about.public_size,
+        "assumed_public": list(about.assumed),
         "expected_batch_size": about.expected_batch_size,
         "released": dict(about.files),
         "kept_back": list(KEPT_BACK),
@@ -166,6 +169,20 @@ Keep the rest of the run folder to yourself:
 
 {_decision(statement)}
 """
+
+
+def assumption(facts: Sequence[str]) -> str:
+    """What the promise takes for granted of public facts, in one or two sentences."""
+    if not facts:
+        return (
+            "Number, classes, size and colours of the sensitive images were declared and not taken "
+            "from them. An image that does not fit is left out; nothing public tells of it."
+        )
+    listed = " and ".join(filter(None, [", ".join(facts[:-1]), facts[-1]]))
+    return (
+        f"Taken from the sensitive images and assumed to be public: {listed}. Declare these facts "
+        "(`privimage synthesize --describe`) to leave nothing to assume."
+    )
 
 
 def largest_guess_rate(*, epsilon: float, delta: float) -> float:
@@ -241,8 +258,8 @@ def _mechanism_notes(statement: dict[str, Any]) -> list[str]:
 def _not_covered(about: Circumstances) -> list[str]:
     public = (
         f"Public facts that the method uses: the published size of the image set "
-        f"({about.public_size}), the size and colours of its images, the names of its classes. If "
-        "that is the true size, it is told to everybody."
+        f"({about.public_size}), the size and colours of its images, the names of its classes. "
+        + assumption(about.assumed)
     )
     scores = [REAL_EVALUATION] * about.evaluated_on_real_images
     ceiling = [REAL_CEILING] * about.compared_with_real_training
@@ -255,11 +272,13 @@ def _taken_over(entry: str | None) -> list[str]:
     if entry == "pretrained":
         return [
             "The answer of the semantic query was taken over from another run and is charged here "
-            "as well; what else that run released is in its own ledger."
+            "as well; what else that run released is in its own ledger, and which public facts it "
+            "assumed in its own statement."
         ]
     return [
         "The private model was made by another run, whose ledger this is; clip norm, noise copies, "
-        "published size and code are those of this run's settings."
+        "published size and code are those of this run's settings. Which public facts that run "
+        "assumed is in its own statement."
     ]
 
 

@@ -183,16 +183,75 @@ def test_a_set_without_images_is_refused(make_tree):
         read(make_tree({"a/notes.txt": b""}))
 
 
-def test_an_empty_class_folder_is_named(tmp_path):
-    write_tree(tmp_path, {"cat/1.png": png(1)})
-    (tmp_path / "dog").mkdir()
-    with pytest.raises(DataInvalidError, match="class folder dog holds no images"):
-        read(tmp_path)
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_an_empty_folder_is_a_class_without_images(tmp_path, kind):
+    path = write_tree(tmp_path / "set", {"cat/1.png": png(1), "owl/1.png": png(3)})
+    (path / "dog").mkdir()
+    if kind == "zip":
+        files = {"cat/1.png": png(1), "dog/": b"", "owl/1.png": png(3)}
+        path = write_zip(tmp_path / "set.zip", files)
+    image_set = read(path)
+    assert image_set.class_names == ("cat", "dog", "owl")
+    assert image_set.labels.tolist() == [0, 2]
 
 
-def test_an_empty_class_folder_in_a_zip_is_named(tmp_path):
-    with pytest.raises(DataInvalidError, match="class folder dog holds no images"):
-        read(write_zip(tmp_path / "set.zip", {"cat/1.png": png(1), "dog/": b""}))
+DECLARED = ("owl", "cat", "dog")
+
+
+def read_declared(path: Path, classes=DECLARED, split="train"):
+    return read_image_tree(path, split=split, preparation=GREY4, source="the set", classes=classes)
+
+
+def test_declared_classes_keep_their_order_and_may_be_without_images(make_tree):
+    image_set = read_declared(make_tree({"cat/1.png": png(1), "owl/1.png": png(3)}))
+    assert image_set.class_names == DECLARED
+    assert image_set.images[:, 0, 0, 0].tolist() == [3, 1]
+    assert image_set.labels.tolist() == [0, 1]
+    assert image_set.left_out == ()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"bird/1.png": png(9)},
+        {"1.png": png(9)},
+        {"cat/deep/1.png": png(9)},
+        {"cat/9.png": png(1)[:40]},
+        {"cat/9.tiff": png(9)},
+        {"cat/9.png": b""},
+    ],
+)
+def test_with_declared_classes_an_odd_file_changes_nothing_but_what_its_owner_is_told(
+    make_tree, odd, caplog
+):
+    usual = {"cat/1.png": png(1), "dog/1.png": png(2)}
+    image_set = read_declared(make_tree(usual | odd))
+    assert image_set.images[:, 0, 0, 0].tolist() == [1, 2]
+    assert (image_set.labels.tolist(), image_set.public_size) == ([1, 2], 2)
+    (told,) = image_set.left_out
+    assert told.startswith(next(iter(odd)))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("around", ["", "my set/"])
+def test_with_declared_classes_a_file_belongs_to_the_split_that_its_own_path_names(
+    make_tree, around
+):
+    files = {"train/cat/1.png": png(1), "test/cat/1.png": png(2), "dog/1.png": png(3)}
+    path = make_tree({around + name: content for name, content in files.items()})
+    assert read_declared(path).images[:, 0, 0, 0].tolist() == [1, 3]
+    assert read_declared(path, split="test").images[:, 0, 0, 0].tolist() == [2]
+
+
+def test_declared_to_have_no_classes_all_images_count_wherever_they_lie(make_tree):
+    image_set = read_declared(make_tree({"cat/1.png": png(1), "2.png": png(2)}), classes=())
+    assert (image_set.class_names, len(image_set)) == (("all",), 2)
+
+
+def test_a_declared_set_may_have_no_image_at_all(tmp_path):
+    (tmp_path / "set").mkdir()
+    image_set = read_declared(tmp_path / "set")
+    assert (len(image_set), image_set.class_names) == (0, DECLARED)
 
 
 @pytest.mark.parametrize("name", ["../a/1.png", "/a/1.png", "a/../../1.png", "C:/a/1.png"])

@@ -9,6 +9,7 @@ import pytest
 from privimage.data import npz
 from privimage.data.npz import read_arrays, read_npz
 from privimage.data.preparation import Preparation
+from privimage.data.sources import load_image_set
 from privimage.errors import DataInvalidError
 
 IMAGES = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
@@ -39,6 +40,49 @@ def test_class_names_are_kept_even_for_a_class_without_images(tmp_path):
     assert read(tmp_path, images=IMAGES, labels=LABELS, class_names=names).class_names == tuple(
         names
     )
+
+
+def read_declared(tmp_path, classes, **arrays):
+    np.savez(tmp_path / "set.npz", **arrays)
+    preparation = Preparation(8, "rgb")
+    return load_image_set(
+        f"folder:{tmp_path / 'set.npz'}", "train", preparation=preparation, classes=classes
+    )
+
+
+@pytest.mark.parametrize("label", [2, -1, 10**12])
+def test_with_declared_classes_an_image_of_another_label_is_left_out(tmp_path, label):
+    labels = np.array([label, 0])
+    image_set = read_declared(tmp_path, ("cat", "dog"), images=IMAGES, labels=labels)
+    assert image_set.class_names == ("cat", "dog")
+    assert np.array_equal(image_set.images, IMAGES[1:])
+    assert (image_set.labels.tolist(), image_set.public_size) == ([0], 1)
+    assert image_set.left_out == (f"1 images of label {label}",)
+
+
+def test_declared_classes_are_found_by_the_names_in_the_file(tmp_path):
+    names = np.array(["cat", "dog"])
+    arrays = {"images": IMAGES, "labels": LABELS, "class_names": names}
+    swapped = read_declared(tmp_path, ("dog", "cat"), **arrays)
+    assert (swapped.labels.tolist(), swapped.class_names) == ([0, 1], ("dog", "cat"))
+    fewer = read_declared(tmp_path, ("owl", "dog"), **arrays)
+    assert (fewer.labels.tolist(), fewer.left_out) == ([1], ("1 images of class cat",))
+    assert np.array_equal(fewer.images, IMAGES[:1])
+
+
+def test_declared_to_have_no_classes_labels_do_not_matter(tmp_path):
+    image_set = read_declared(tmp_path, (), images=IMAGES, labels=np.array([-1, 7]))
+    assert (image_set.class_names, len(image_set)) == (("all",), 2)
+
+
+def test_a_declared_file_may_have_no_image_at_all(tmp_path):
+    image_set = read_declared(tmp_path, ("a", "b"), images=IMAGES[:0], labels=LABELS[:0])
+    assert (len(image_set), image_set.num_classes) == (0, 2)
+
+
+def test_declared_classes_need_labels(tmp_path):
+    with pytest.raises(DataInvalidError, match="no array named labels"):
+        read_declared(tmp_path, ("a", "b"), images=IMAGES)
 
 
 def test_images_without_labels_are_one_class(tmp_path):

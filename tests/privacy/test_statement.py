@@ -27,6 +27,7 @@ ABOUT = Circumstances(
     clip_norm=0.001,
     noise_multiplicity=8,
     public_size=50_000,
+    assumed=(),
     expected_batch_size=50_000 / 3,
     code={"version": "1.2.3", "sha256": "c0de"},
     evaluated_on_real_images=False,
