@@ -47,6 +47,7 @@ from privimage.record import MEASURED, make_record, write_statement
 from privimage.semantics.query import QUERY, check_selection_fits
 from privimage.stages import STAGES, ImageSets, Run, Stage
 from privimage.stages.run import checkpoint_folder
+from privimage.training.finetune import Observer, unobserved
 from privimage.training.runlog import Progress, silent
 from privimage.world import ALONE, World
 
@@ -62,13 +63,15 @@ def run_pipeline(
     progress: Progress = silent,
     data_root: Path | None = None,
     world: World = ALONE,
+    on_release: Observer = unobserved,
 ) -> dict[str, Any]:
     """Run all stages in `folder` and return the record (also in record.json).
 
     `shared` is a folder for the public query network, so that several runs train it once; `donor`
     a run to take the first stages from. With several processes this is what the leader of `world`
-    calls, and `follow_pipeline` what the others call. Raises a UserError before any work for what
-    a user can put right, and BudgetError if the promise cannot be kept.
+    calls, and `follow_pipeline` what the others call. `on_release` is shown the noisy gradient of
+    every step of DP-SGD, which may be published as the weights may. Raises a UserError before any
+    work for what a user can put right, and BudgetError if the promise cannot be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     with opened(config, folder, data_root=data_root, donor=donor) as (sets, plan, ledger, source):
@@ -90,6 +93,7 @@ def run_pipeline(
             real_test_id,
             donor,
             world,
+            on_release,
         )
         measured = {stage.name: run_stage(run, stage) for stage in STAGES}
         record = make_record(run, measured)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from artifact.calculations.headline_averages import headline_metrics
 from artifact.calculations.model_size import size_metrics
-from artifact.calculations.privacy_audit import audit_metrics
+from artifact.calculations.privacy_audit import audit_metrics, wide_audit_metrics
 from artifact.calculations.privacy_budget import budget_metrics
 
 Calculation = Callable[[Path, int], dict[str, dict[str, float]]]
@@ -19,5 +19,6 @@ CALCULATIONS: dict[str, Calculation] = {
     "headline_averages": headline_metrics,
     "model_size": size_metrics,
     "privacy_audit": audit_metrics,
+    "privacy_audit_wide": wide_audit_metrics,
     "privacy_budget": budget_metrics,
 }

@@ -80,10 +80,12 @@ def pld_epsilon(mechanisms: Sequence[Mechanism], *, delta: float) -> float:
     _check_delta(delta)
     if not mechanisms:
         return 0.0
-    first, *others = (_loss_distribution(mechanism) for mechanism in mechanisms)
-    for other in others:
-        first = first.compose(other)
-    return float(first.get_epsilon_for_delta(delta))
+    return float(_composed(mechanisms).get_epsilon_for_delta(delta))
+
+
+def pld_delta(mechanisms: Sequence[Mechanism], *, epsilon: float) -> float:
+    """Delta of the same composition at `epsilon`; at 0 it is the total variation distance."""
+    return float(_composed(mechanisms).get_delta_for_epsilon(epsilon)) if mechanisms else 0.0
 
 
 def gaussian_epsilon(noise_multiplier: float, *, delta: float) -> float:
@@ -196,6 +198,13 @@ def _rdp_curve(noise_multiplier: float, sampling_rate: float) -> np.ndarray:
         log_moment = largest + math.log(np.exp(log_terms - largest).sum())
         divergences[i] = log_moment / (order - 1)
     return divergences
+
+
+def _composed(mechanisms: Sequence[Mechanism]) -> pld.PrivacyLossDistribution:
+    first, *others = (_loss_distribution(mechanism) for mechanism in mechanisms)
+    for other in others:
+        first = first.compose(other)
+    return first
 
 
 @lru_cache(maxsize=16)

@@ -20,8 +20,8 @@ from privimage.data.image_set import ImageSet, to_model_range
 from privimage.errors import ConfigError
 from privimage.hardware import autocast
 from privimage.privacy.accounting import Mechanism
-from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.gaussian import add_gaussian, grid_step
+from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
 from privimage.world import ALONE, World
 

@@ -121,6 +121,7 @@ def finetune_model(run: Run) -> list[str]:
         stats=run.stats,
         progress=run.progress,
         should_stop=run.stop(),
+        on_release=run.on_release,
         world=run.world,
     )
     if not run.world.leads:

@@ -26,6 +26,7 @@ from privimage.durable import write_durably
 from privimage.hardware import Compute, default_num_workers, resolved_precision
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
+from privimage.training.finetune import Observer, unobserved
 from privimage.training.runlog import Progress, Stop, after
 from privimage.world import ALONE, World
 
@@ -64,6 +65,7 @@ class Run:
     real_test_id: str | None  # keyed like data_id: a plain hash would confirm a guess of the images
     donor: Donor | None = None  # where the first stages are taken from
     world: World = ALONE  # only the leader reads and writes the folders
+    on_release: Observer = unobserved  # of the steps of DP-SGD
 
     @property
     def device(self) -> torch.device:

@@ -39,6 +39,13 @@ DP_SGD = "dp_sgd"
 EXAMPLES_AT_ONCE = 256  # bounds the memory
 
 
+Observer = Callable[[int, dict[str, Tensor]], None]  # of (step, noisy mean gradient)
+
+
+def unobserved(step: int, gradient: dict[str, Tensor]) -> None:
+    """Nobody watches."""
+
+
 class Finetuned(NamedTuple):
     """The averaged weights, and how many of the charged steps are in them."""
 
@@ -60,7 +67,7 @@ def finetune(
     stats: Path | None = None,
     progress: Progress = silent,
     should_stop: Stop = never,
-    on_release: Callable[[int, dict[str, Tensor]], None] = lambda step, gradient: None,
+    on_release: Observer = unobserved,
     world: World = ALONE,
 ) -> Finetuned:
     """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
@@ -125,7 +132,7 @@ def finetune(
 
         # noise once, a public divisor, an ordinary optimiser step
         world.sum_on_leader_(list(total.values()))
-        gradient = total
+        gradient = {name: torch.empty_like(p) for name, p in denoiser.named_parameters()}
         if world.leads:
             gradient = noisy_mean_gradient(
                 total,

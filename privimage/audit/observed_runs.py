@@ -1,0 +1,173 @@
+"""What real runs really used: the whole method, watched from outside.
+
+Two runs of the same settings and seed, the first one interrupted and continued. Noise is so large
+that the gradients in it cannot be seen, so that all that is released must look like noise of the
+deviation that the ledger states. Sensitive and public images are the bundled digits.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from torch import Tensor
+
+from privimage.budget import plan_mechanisms
+from privimage.config import RunConfig, load_config
+from privimage.pipeline import run_pipeline
+from privimage.privacy.accounting import Mechanism
+from privimage.semantics.query import QUERY
+from privimage.training.finetune import DP_SGD
+
+NUM_DIGITS, STEPS, INTERRUPTED_AT = 1437, 12, 5
+SETTINGS: dict[str, Any] = {
+    "name": "audit",
+    "data": {"sensitive": "digits", "public": "digits", "image_size": 8, "color": "grey"},
+    # noise of thousands of deviations, so that 7 clipped gradients are nothing beside it
+    "privacy": {
+        "epsilon": 0.002,
+        "delta": 1e-5,
+        "query_noise_multiplier": 4000.0,
+        "sampling_rate": 0.005,
+        "num_steps": STEPS,
+        "clip_norm": 1e-3,
+    },
+    "query_network": {
+        "widths": [4],
+        "blocks": [1],
+        "block": "basic",
+        "epochs": 1,
+        "batch_size": 256,
+        "learning_rate": 0.05,
+    },
+    "selection": {"classes_per_label": 1},
+    "network": {
+        "base_channels": 8,
+        "channel_multipliers": [1, 2],
+        "attention_resolutions": [4],
+        "blocks_per_level": 1,
+        "dropout": 0.1,
+    },
+    "pretrain": {"num_images": 64, "batch_size": 32, "learning_rate": 1e-4},
+    "finetune": {"learning_rate": 3e-4, "noise_multiplicity": 2},
+    "sampling": {"num_images": 10, "num_steps": 2, "batch_size": 10},
+    "evaluation": {"cnn_width": 4, "cnn_epochs": 1, "cnn_batch_size": 10},
+    "performance": {
+        "device": "cpu",
+        "num_threads": 1,
+        "strategy": "folded",
+        "micro_batch_size": 4,
+        "compile": False,
+    },
+}
+# promises that the calibration is held to: epsilon, delta, query's multiplier, rate, steps
+PROMISES = (
+    (1.0, 1e-5, 20.0, 0.05, 50),
+    (2.0, 1e-5, 8.0, 0.3, 20),
+    (10.0, 1e-6, 3.0, 0.01, 100),
+)
+
+
+class Interrupted(Exception):
+    """What ends the first run in its middle."""
+
+
+@dataclass(frozen=True)
+class ObservedRun:
+    """Releases in deviations of their noise, as the ledger on the disk has it, and its charges."""
+
+    steps: list[dict[str, Tensor]]
+    histogram: Tensor
+    late_charges: int  # releases that came before their charge was on the disk
+    uncharged: int  # releases beyond the charges
+    other_plan: int  # entries of the ledger that are not what the settings ask for
+
+
+def observe(folder: Path, *, seed: int, interrupted: bool) -> ObservedRun:
+    """One run in `folder`, with noise from the operating system."""
+    config = load_config({**SETTINGS, "seed": seed})
+    seen: dict[str, Any] = {"steps": [], "late": 0}
+
+    def watch(steps_so_far: int, gradient: dict[str, Tensor]) -> None:
+        seen["late"] += _charged(folder, DP_SGD) < steps_so_far
+        seen["steps"].append({name: value.clone() for name, value in gradient.items()})
+        if interrupted and len(seen["steps"]) == INTERRUPTED_AT:
+            raise Interrupted
+
+    answers = []
+    try:
+        run_pipeline(config, folder, on_release=watch)
+    except Interrupted:
+        answers.append(_answer(folder))
+        run_pipeline(config, folder, on_release=watch)
+    answers.append(_answer(folder))
+    return _observed(config, folder, seen, answers)
+
+
+def excess_epsilon() -> float:
+    """By how much the noise of a plan exceeds its promise, as another library accounts for it; as a
+    share of the promise. The plan's own accountant may be looser, never tighter.
+    """
+    excesses = []
+    for epsilon, delta, query, rate, steps in PROMISES:
+        privacy = {
+            "epsilon": epsilon,
+            "delta": delta,
+            "query_noise_multiplier": query,
+            "sampling_rate": rate,
+            "num_steps": steps,
+        }
+        for accountant, account in (("rdp", RdpAccountant()), ("pld", PLDAccountant())):
+            asked = {f"privacy.{key}": value for key, value in privacy.items()}
+            config = load_config(SETTINGS, asked | {"privacy.accountant": accountant})
+            plan = plan_mechanisms(config)
+            account.compose(GaussianDpEvent(query))
+            sampled = PoissonSampledDpEvent(rate, GaussianDpEvent(plan[DP_SGD].noise_multiplier))
+            account.compose(SelfComposedDpEvent(sampled, steps))
+            excesses.append(account.get_epsilon(delta) / epsilon - 1)
+    return max(excesses)
+
+
+def _observed(
+    config: RunConfig, folder: Path, seen: dict[str, Any], answers: list[Tensor]
+) -> ObservedRun:
+    plan, stated = plan_mechanisms(config), _mechanisms(folder)
+    expected_batch = stated[DP_SGD].sampling_rate * NUM_DIGITS
+    unit = config.privacy.clip_norm * stated[DP_SGD].noise_multiplier / expected_batch
+    votes = math.sqrt(config.selection.classes_per_label) * stated[QUERY].noise_multiplier
+    asked_again = any(not torch.equal(answer, answers[0]) for answer in answers)
+    return ObservedRun(
+        steps=[{name: value / unit for name, value in step.items()} for step in seen["steps"]],
+        histogram=answers[0] / votes,
+        late_charges=seen["late"],
+        uncharged=max(0, len(seen["steps"]) - _charged(folder, DP_SGD))
+        + max(0, 1 + asked_again - _charged(folder, QUERY)),
+        other_plan=sum(stated.get(name) != mechanism for name, mechanism in plan.items()),
+    )
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "ledger.json").read_text())["events"]
+
+
+def _mechanisms(folder: Path) -> dict[str, Mechanism]:
+    return {
+        event["name"]: Mechanism(
+            event["noise_multiplier"], event["sampling_rate"], event["reserved"]
+        )
+        for event in _events(folder)
+    }
+
+
+def _charged(folder: Path, name: str) -> int:
+    return sum(event["charged"] for event in _events(folder) if event["name"] == name)
+
+
+def _answer(folder: Path) -> Tensor:
+    answer = json.loads((folder / "query" / "answer.json").read_text())
+    return torch.tensor(answer["noisy_histogram"], dtype=torch.float64)
