@@ -13,6 +13,16 @@ ALLOWED = {
     "diffusion": {"data"},
     "training": {"data", "privacy", "semantics", "diffusion", "config"},
     "evaluation": {"data", "semantics", "diffusion", "config"},
+    "audit": {
+        "data",
+        "privacy",
+        "semantics",
+        "diffusion",
+        "training",
+        "config",
+        "budget",
+        "pipeline",
+    },
 }
 
 

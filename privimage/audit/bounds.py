@@ -17,7 +17,7 @@ from privimage.errors import ConfigError
 from privimage.privacy.accounting import Mechanism, pld_delta, pld_epsilon
 
 CONFIDENCE = 0.95
-LARGEST_NOISE, PRECISION = 2.0**10, 1.002  # of the multipliers that are tried
+LARGEST_NOISE, PRECISION = 2.0**10, 1.005  # of the multipliers that are tried
 
 
 @dataclass(frozen=True)

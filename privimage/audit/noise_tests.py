@@ -86,12 +86,12 @@ def _between_places(flat: np.ndarray) -> Iterable[float]:
 def _between_tensors(steps: Steps) -> Iterable[float]:
     """The first numbers of any two tensors: a generator that starts again gives them the same."""
     firsts = {
-        name: np.concatenate([step[name].double().numpy().ravel()[:64] for step in steps])
+        name: np.stack([step[name].double().numpy().ravel()[:64] for step in steps])
         for name in steps[0]
     }
     for one, other in itertools.combinations(firsts.values(), 2):
-        if len(one) == len(other):
-            yield correlation_p_value(one, other)
+        num = min(one.shape[1], other.shape[1])
+        yield correlation_p_value(one[:, :num].ravel(), other[:, :num].ravel())
 
 
 def _between_rows(flat: np.ndarray) -> Iterable[float]:

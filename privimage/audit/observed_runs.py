@@ -65,11 +65,11 @@ SETTINGS: dict[str, Any] = {
         "compile": False,
     },
 }
-# promises that the calibration is held to: epsilon, delta, query's multiplier, rate, steps
+# what the calibration is held to: accountant, epsilon, delta, query's multiplier, rate, steps
 PROMISES = (
-    (1.0, 1e-5, 20.0, 0.05, 50),
-    (2.0, 1e-5, 8.0, 0.3, 20),
-    (10.0, 1e-6, 3.0, 0.01, 100),
+    ("pld", 2.0, 1e-5, 8.0, 0.3, 10),
+    ("rdp", 1.0, 1e-5, 20.0, 0.05, 50),
+    ("rdp", 10.0, 1e-6, 3.0, 0.01, 1000),
 )
 
 
@@ -114,22 +114,22 @@ def excess_epsilon() -> float:
     share of the promise. The plan's own accountant may be looser, never tighter.
     """
     excesses = []
-    for epsilon, delta, query, rate, steps in PROMISES:
-        privacy = {
+    for accountant, epsilon, delta, query, rate, steps in PROMISES:
+        promise = {
+            "accountant": accountant,
             "epsilon": epsilon,
             "delta": delta,
             "query_noise_multiplier": query,
             "sampling_rate": rate,
             "num_steps": steps,
         }
-        for accountant, account in (("rdp", RdpAccountant()), ("pld", PLDAccountant())):
-            asked = {f"privacy.{key}": value for key, value in privacy.items()}
-            config = load_config(SETTINGS, asked | {"privacy.accountant": accountant})
-            plan = plan_mechanisms(config)
-            account.compose(GaussianDpEvent(query))
-            sampled = PoissonSampledDpEvent(rate, GaussianDpEvent(plan[DP_SGD].noise_multiplier))
-            account.compose(SelfComposedDpEvent(sampled, steps))
-            excesses.append(account.get_epsilon(delta) / epsilon - 1)
+        config = load_config(SETTINGS, {f"privacy.{key}": value for key, value in promise.items()})
+        multiplier = plan_mechanisms(config)[DP_SGD].noise_multiplier
+        account = PLDAccountant() if accountant == "pld" else RdpAccountant()
+        account.compose(GaussianDpEvent(query))
+        sampled = PoissonSampledDpEvent(rate, GaussianDpEvent(multiplier))
+        account.compose(SelfComposedDpEvent(sampled, steps))
+        excesses.append(account.get_epsilon(delta) / epsilon - 1)
     return max(excesses)
 
 

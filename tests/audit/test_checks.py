@@ -1,0 +1,262 @@
+"""The checks and attacks on the right code, and on code with a fault each."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from privimage import budget
+from privimage.audit import checks as module
+from privimage.audit.attacks import guess_dp_sgd, guess_query
+from privimage.audit.bounds import judge_guesses
+from privimage.audit.checks import (
+    ENGINES,
+    _moves_of_steps,
+    empty_step_p_value,
+    query_moves,
+    sample_p_values,
+)
+from privimage.audit.observed_runs import excess_epsilon, observe
+from privimage.audit.processes import largest_difference
+from privimage.privacy import per_example
+from privimage.privacy.accounting import Mechanism
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.per_example import ClippedGradientSum
+from privimage.privacy.rng import insecure_source, secure_source
+from privimage.semantics import query as query_module
+from privimage.stages import semantic as semantic_stage
+from privimage.training import finetune as finetune_module
+
+FEW = 1e-6  # a p-value that right code has once in a million checks
+FOLDED, TWO_WORKERS = ENGINES[2], ENGINES[3]
+
+
+def seeded():
+    return insecure_source(3, insecure_for_reproduction=True)
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Replaces a function by one that gets the original first."""
+
+    def replace(owner, name, faulty):
+        original = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: faulty(original, *a, **k))
+
+    return replace
+
+
+# the right code
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=str)
+def test_one_image_moves_a_step_by_its_clip_norm_and_no_more(engine):
+    moves = _moves_of_steps(engine, 9, "first", 1.0, seed=5)
+    assert len(moves) == 2
+    assert all(0.9999 < move < 1.00001 for move in moves)
+
+
+def test_one_image_moves_the_histogram_by_its_two_votes():
+    assert query_moves(2) == {"fewest_votes": 2, "most_votes": 2, "other_moves": 0}
+
+
+def test_the_sample_is_of_independent_coins_and_empty_steps_have_their_noise():
+    p_values = sample_p_values(secure_source())
+    assert min(p_values.values()) > FEW
+    assert empty_step_p_value(secure_source()) > FEW
+
+
+def test_two_processes_release_what_one_does():
+    assert largest_difference(4) == 0
+
+
+def test_a_run_that_was_interrupted_has_charged_all_that_it_released(tmp_path):
+    seen = observe(tmp_path, seed=1, interrupted=True)
+    assert (seen.late_charges, seen.uncharged, seen.other_plan) == (0, 0, 0)
+    assert len(seen.steps) == 12
+    assert 0.7 < seen.histogram.std() < 1.3
+
+
+def test_plans_keep_their_promise_by_another_librarys_accountants():
+    assert excess_epsilon() < 0.005
+
+
+def test_attacks_come_close_to_what_is_claimed():
+    # 600 guesses, right with probability .69 at most; their share has a deviation of .019
+    claimed = Mechanism(1.0, 1.0, 1)
+    for correct in (
+        guess_query(claimed, range(600), classes_per_image=2, source=secure_source(), seed=0),
+        guess_dp_sgd(claimed, range(600), source=secure_source(), seed=0),
+    ):
+        assert 0.62 * 600 < correct < 0.76 * 600
+        result = judge_guesses(claimed, correct=correct, runs=600, delta=1e-5)
+        assert 0.4 * result.claimed_epsilon < result.lower_bound < 1.3 * result.claimed_epsilon
+
+
+# faults
+
+
+def moves(engine=FOLDED, num=9, added="first"):
+    return _moves_of_steps(engine, num, added, 1.0, seed=0)
+
+
+def is_wrong(found):
+    return not all(0.9999 < move < 1.00001 for move in found)
+
+
+def test_a_layer_left_out_of_the_norm_is_seen(monkeypatch):
+    original = torch.linalg.vector_norm
+
+    def without_some(x, *arguments, **settings):
+        norms = original(x, *arguments, **settings)
+        return norms * (0.0 if x.dim() == 2 and x.shape[1] == 8 else 1.0)  # biases of 8 channels
+
+    monkeypatch.setattr(per_example.torch.linalg, "vector_norm", without_some)
+    assert is_wrong(moves())
+
+
+def test_an_unclipped_share_of_one_worker_is_seen(plant):
+    def second_worker(original, self, total, examples, model):
+        self.clip_norm *= 2 if model is self._models[-1] else 1
+        try:
+            return original(self, total, examples, model)
+        finally:
+            self.clip_norm /= 2 if model is self._models[-1] else 1
+
+    plant(ClippedGradientSum, "_add_folded", second_worker)
+    # which worker gets which image is chance: many tries
+    assert any(is_wrong(moves(TWO_WORKERS, num=17)) for _ in range(8))
+
+
+def test_padding_that_is_added_up_is_seen(plant):
+    def with_padding(original, self, total, gradients, factor):
+        return original(self, total, gradients, torch.where(factor > 0, factor, factor[0]))
+
+    plant(ClippedGradientSum, "_add_in_steps", with_padding)
+    plant(ClippedGradientSum, "check_independence", lambda original, self, made_up: None)
+    assert is_wrong(moves())
+
+
+def test_diffusion_noise_that_is_drawn_for_the_batch_in_a_row_is_seen(plant):
+    def in_a_row(original, *arguments, seed, step):
+        images, labels, sigma, noise = original(*arguments, seed=seed, step=step)
+        generator = torch.Generator().manual_seed(step)
+        return images, labels, sigma, torch.randn(noise.shape, generator=generator)
+
+    plant(finetune_module, "noisy_examples", in_a_row)
+    assert is_wrong(moves(added="first"))
+
+
+def test_dropout_is_seen(monkeypatch):
+    monkeypatch.setattr(per_example, "_refuse_chance", lambda models: None)
+    monkeypatch.setattr(ClippedGradientSum, "check_independence", lambda self, made_up: None)
+    monkeypatch.setattr(nn.Module, "eval", lambda self: self.train())
+    assert is_wrong(moves())
+
+
+def test_a_divisor_that_is_the_batch_drawn_is_seen(plant):
+    drawn = []
+
+    def watched(original, *arguments, **settings):
+        drawn.append(original(*arguments, **settings))
+        return drawn[-1]
+
+    def faulty(original, total, *, expected_batch_size, **settings):
+        return original(total, expected_batch_size=float(max(1, len(drawn[-1]))), **settings)
+
+    plant(finetune_module, "poisson_sample", watched)
+    plant(finetune_module, "noisy_mean_gradient", faulty)
+    assert is_wrong(moves())
+
+
+def batches_of(kind):
+    def faulty(original, source, num, *, rate):
+        order = torch.from_numpy(source.uniform_words(num).argsort())
+        if kind == "fixed size":
+            return order[: round(rate * num)].sort().values
+        if kind == "twice the rate":
+            return original(source, num, rate=2 * rate)
+        if kind == "the same again":
+            return original(seeded(), num, rate=rate)
+        start = faulty.step * 90 % num  # an epoch
+        faulty.step += 1
+        return torch.arange(num)[start : start + 90]
+
+    faulty.step = 0
+    return faulty
+
+
+@pytest.mark.parametrize("kind", ["fixed size", "twice the rate", "the same again", "epochs"])
+def test_samples_that_are_no_coins_are_seen(plant, kind):
+    plant(finetune_module, "poisson_sample", batches_of(kind))
+    p_values = sample_p_values(secure_source())
+    assert min(p_values[name] for name in ("rate", "batches", "images", "coins")) < FEW
+
+
+def test_empty_steps_without_noise_are_seen(plant):
+    def faulty(original, total, *, noise_multiplier, **settings):
+        is_empty = not any(bool(summed.any()) for summed in total.values())
+        return original(
+            total, noise_multiplier=noise_multiplier * (0.5 if is_empty else 1.0), **settings
+        )
+
+    plant(finetune_module, "noisy_mean_gradient", faulty)
+    assert empty_step_p_value(secure_source()) < FEW
+
+
+def test_three_votes_and_votes_for_other_labels_are_seen(plant):
+    def more(original, network, images, labels, *, classes_per_image, **settings):
+        return original(
+            network, images, labels, classes_per_image=classes_per_image + 1, **settings
+        )
+
+    plant(query_module, "count_top_classes", more)
+    assert query_moves(0)["most_votes"] == 3
+
+
+def test_a_query_asked_twice_on_one_charge_shows_in_its_noise(plant, tmp_path):
+    def averaged(original, *arguments, keep, ledger, **settings):
+        spare = module.ledger_of({query_module.QUERY: ledger.reserved["semantic_query"]}, seeded())
+        again = functools.partial(original, *arguments, **settings)
+        other = again(keep=lambda noisy: None, ledger=spare)
+        return (again(keep=keep, ledger=ledger) + other) / 2
+
+    plant(semantic_stage, "semantic_query", averaged)
+    runs = [observe(tmp_path / str(run), seed=run, interrupted=False) for run in range(2)]
+    cells = torch.cat([run.histogram.flatten() for run in runs])
+    assert module.variance_p_value(cells.numpy()) < 1e-4
+
+
+def test_half_the_noise_of_a_histogram_is_more_than_is_claimed(plant):
+    plant(
+        query_module,
+        "add_gaussian",
+        lambda original, *a, standard_deviation, **k: original(
+            *a, standard_deviation=standard_deviation / 2, **k
+        ),
+    )
+    claimed = Mechanism(2.0, 1.0, 1)
+    correct = guess_query(claimed, range(3000), classes_per_image=2, source=secure_source(), seed=0)
+    assert judge_guesses(claimed, correct=correct, runs=3000, delta=1e-5).disproves_claim
+
+
+def test_a_step_released_before_its_charge_is_seen(plant, tmp_path):
+    skipped = []
+
+    def charge(original, self, name, count=1):
+        if name == finetune_module.DP_SGD and not skipped:
+            skipped.append(name)
+        else:
+            original(self, name, count)
+
+    plant(PrivacyLedger, "charge", charge)
+    assert observe(tmp_path, seed=1, interrupted=False).late_charges > 0
+
+
+def test_a_plan_that_forgets_the_query_exceeds_its_promise(monkeypatch):
+    original = budget.calibrated_multiplier
+    monkeypatch.setattr(
+        budget, "calibrated_multiplier", lambda privacy, spent: original(privacy, ())
+    )
+    assert excess_epsilon() > 0.005
