@@ -25,7 +25,7 @@ NOT_COVERED = (
     "is in it as well is not protected.",
     "Side channels: run times, memory, temporary files and the machine's own logs. Times and peak "
     "memory depend on the number of images drawn.",
-    "Arithmetic: noise has its law exactly, and sums are exact, so that nothing is lost to rounding "
+    "Floating point: noise has its law exactly, and sums are exact: nothing is lost to rounding "
     "(docs/noise.md). What is trusted: the operating system's random numbers, and that libraries "
     "compute one image's gradient without regard to the others of a batch, which is tried on "
     "made-up images before the work, on a GPU to 1e-4 of the clip norm. Time is not constant.",
