@@ -237,7 +237,8 @@ def _neighbour(images: ImageSet, added: str) -> ImageSet:
 def _spread_p_value(counts: Sequence[float] | np.ndarray, num: int, rate: float) -> float:
     """Two-sided: do counts of independent coins differ as much as they should?"""
     dispersion = float(((np.asarray(counts) - num * rate) ** 2).sum() / (num * rate * (1 - rate)))
-    return 2 * min(stats.chi2.cdf(dispersion, len(counts)), stats.chi2.sf(dispersion, len(counts)))
+    law = stats.chi2(len(counts))
+    return 2 * float(min(law.cdf(dispersion), law.sf(dispersion)))
 
 
 def _seeded(seed: int) -> RandomSource:

@@ -43,7 +43,8 @@ def worst(p_values: Iterable[float]) -> float:
 def variance_p_value(draws: Float[np.ndarray, " num"]) -> float:
     """Two-sided, of the mean square of standard normal draws."""
     total = float((draws**2).sum())
-    return 2 * min(stats.chi2.cdf(total, len(draws)), stats.chi2.sf(total, len(draws)))
+    law = stats.chi2(len(draws))
+    return 2 * float(min(law.cdf(total), law.sf(total)))
 
 
 def correlation_p_value(a: np.ndarray, b: np.ndarray) -> float:
@@ -70,7 +71,7 @@ def _laws(draws: np.ndarray) -> Iterable[float]:
     """Kolmogorov and Smirnov's distance for the middle, counts for the tails."""
     yield float(stats.kstest(draws, stats.norm.cdf).pvalue)
     for reach in (2.5, 3.0, 3.5, 4.0):
-        beyond, chance = int((abs(draws) > reach).sum()), 2 * stats.norm.sf(reach)
+        beyond, chance = int((abs(draws) > reach).sum()), 2 * float(stats.norm.sf(reach))
         yield float(stats.binomtest(beyond, len(draws), chance).pvalue)
 
 

@@ -39,7 +39,7 @@ def test_sampling_makes_guesses_worse():
 @pytest.mark.parametrize("correct", [560, 680])
 def test_the_bound_is_the_epsilon_of_the_noise_that_such_luck_rejects(correct):
     chance = brentq(lambda p: binom.sf(correct - 1, 1000, p) - 0.05, 0.5001, 0.999)
-    multiplier = 1 / (2 * norm.ppf(chance))
+    multiplier = 1 / (2 * float(norm.ppf(chance)))
     assert bound(correct) == pytest.approx(gaussian_epsilon(multiplier, delta=DELTA), rel=0.02)
     assert bound(correct) <= gaussian_epsilon(multiplier, delta=DELTA) * 1.001
 
