@@ -17,15 +17,18 @@ setup: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
+# a run whose verdict is a mismatch (1) gets its report all the same; `compare`, which ends both, says it
+JUDGED_LATER := || [ $$? -eq 1 ]
+
 demo: setup
-	@$(BIN)/artifact run kick_the_tires --setting smoke --seed $(SEED) --out $(OUT)
+	@$(BIN)/artifact run kick_the_tires --setting smoke --seed $(SEED) --out $(OUT) $(JUDGED_LATER)
 	@$(BIN)/artifact report --out $(OUT)
 	@$(BIN)/artifact compare kick_the_tires --setting smoke --seed $(SEED) --out $(OUT)
 
 # every claim at its smallest setting, to its verdict
 smoke: setup
 	@for claim in $(CLAIMS); do \
-	  $(BIN)/artifact run $$claim --seed $(SEED) --out $(OUT) || exit $$?; done
+	  $(BIN)/artifact run $$claim --seed $(SEED) --out $(OUT) $(JUDGED_LATER) || exit 1; done
 	@$(BIN)/artifact report --out $(OUT)
 	@for claim in $(CLAIMS); do \
 	  $(BIN)/artifact compare $$claim --seed $(SEED) --out $(OUT) || exit $$?; done

@@ -117,14 +117,20 @@ def run(
     ] = 1,
     verbose: Annotated[bool, typer.Option(help="log lines on stderr as well")] = False,
 ) -> None:
-    """Run all arms of a claim; repeat the same command to continue a run that stopped."""
+    """Run all arms of a claim; repeat the same command to continue a run that stopped.
+
+    Exit code 0 if it ran to its end and nothing contradicts the claim (PASS, EXECUTES, or
+    INCONCLUSIVE, as after one seed of several); 1 for FAIL and TREND. With --from records nothing
+    runs, and the code is that of `artifact compare`.
+    """
     found = find_claim(claim)
     setting = setting or found.first_setting
     found.setting(setting)  # one that is not offered is named first
     check_entry(entry, files)
     if entry is EntryPoint.RECORDS and files is not None:
-        display.comparison(compare_records_of(found, setting, [read_record(files)]))
-        return
+        result = compare_records_of(found, setting, [read_record(files)])
+        display.comparison(result)
+        raise typer.Exit(result.exit_code)
 
     out = out if max_minutes is None else out / "rehearsal"
     if dry_run:
@@ -152,8 +158,10 @@ def run(
                 found, setting, seed=seed, out=out, source=source, max_minutes=max_minutes
             )
     if record is not None:
-        display.comparison(compare_records_of(found, setting, [record]))
+        result = compare_records_of(found, setting, [record])
+        display.comparison(result)
         display.next_step(record, out)
+        raise typer.Exit(result.run_exit_code)
 
 
 def run_here(
@@ -240,7 +248,10 @@ def compare(
     ] = None,
     out: Out = Path("runs"),
 ) -> None:
-    """Obtained beside expected, with a verdict; exit code 0 only for PASS."""
+    """Obtained beside expected, with a verdict.
+
+    Exit code 0 for PASS and EXECUTES, 1 for FAIL and TREND, 6 for INCONCLUSIVE and NOT RUN.
+    """
     found = find_claim(claim)
     setting = setting or found.first_setting
     found.setting(setting)

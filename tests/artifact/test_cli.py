@@ -71,14 +71,53 @@ def test_run_expect_compare_and_report_work_together(artifact, pipeline, toy):
     assert "prediction interval" in artifact("show", "toy")[1]
 
 
-def test_a_mismatch_exits_with_one(artifact, pipeline, record, tmp_path):
+@pytest.fixture
+def expected(artifact, pipeline):
+    """What the toy's own five runs make of it: good 0.9, plain 0.5."""
     for seed in range(5):
         artifact("run", "toy", "--seed", str(seed))
     artifact("expect", "toy", "--records", "runs")
+
+
+def test_a_mismatch_exits_with_one(artifact, expected, record, tmp_path):
     write_record(tmp_path / "other/toy/smoke/seed0/record.json", record(good=0.3))
     code, out, _ = artifact("compare", "toy", "--out", "other")
     assert code == ExitCode.MISMATCH
     assert "FAIL" in out
+
+
+@pytest.mark.parametrize(
+    ("good", "code", "verdict"), [(0.3, 1, "FAIL"), (0.7, 1, "TREND"), (0.9, 0, "PASS")]
+)
+def test_a_run_exits_as_compare_does_on_its_record(
+    artifact, expected, arm, monkeypatch, good, code, verdict
+):
+    def fake(config, folder, **options):
+        return arm(good if config.selection.strategy == "semantic" else 0.5)
+
+    monkeypatch.setattr(runner, "run_pipeline", fake)
+    found, out, _ = artifact("run", "toy", "--seed", "7", "--out", "other")
+    assert (found, verdict in out) == (code, True)
+    assert "other/report.html" in out  # it says how to read on, whatever the verdict
+    assert artifact("compare", "toy", "--seed", "7", "--out", "other")[0] == code
+    record = "other/toy/smoke/seed7/record.json"
+    assert artifact("run", "toy", "--from", "records", "--files", record)[0] == code
+
+
+def test_records_that_decide_nothing_exit_as_compare_does_for_nothing_ran(artifact, pipeline):
+    assert artifact("run", "toy")[0] == 0
+    found = artifact(
+        "run", "toy", "--from", "records", "--files", "runs/toy/smoke/seed0/record.json"
+    )
+    assert found[0] == artifact("compare", "toy")[0] == ExitCode.INCONCLUSIVE
+
+
+def test_the_help_of_run_and_compare_says_what_their_exit_codes_mean(artifact):
+    for command in ("run", "compare"):
+        code, out, _ = artifact(command, "--help")
+        assert code == 0
+        for word in ("Exit code", "FAIL", "TREND", "INCONCLUSIVE"):
+            assert word in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
