@@ -2,8 +2,9 @@
 
 Everything found is shown, finished or not, and what is missing is named. Records alone are enough;
 pictures, curves and ledgers are there where run folders are. Pictures are of the lowest seed;
-numbers are over all seeds. It shows released things only: synthetic images, public images, numbers
-from the ledger and the evaluation.
+numbers are over all seeds. It shows released things (synthetic images, public images, numbers from
+the ledger and the evaluation), and times and memory, which follow the private sample: claims run on
+published images.
 """
 
 import datetime

@@ -23,8 +23,8 @@ NOT_COVERED = (
     "by n times this epsilon at best, with a larger delta.",
     "The images of the public set, which are used without any protection; a sensitive image that "
     "is in it as well is not protected.",
-    "Side channels: run times, memory, temporary files and the machine's own logs. Times and peak "
-    "memory depend on the number of images drawn.",
+    "Side channels: run times, memory, temporary files, the dates of files and the machine's own "
+    "logs. Times and peak memory depend on the number of images drawn.",
     "Floating point: noise and values are rounded to one grid, so that low bits tell nothing "
     "(Mironov 2012), but there is no proof for the mathematics library's log, sin and cos, their "
     "time is not constant, and the noise ends at 8.57 standard deviations. Gradients are clipped "
@@ -48,8 +48,8 @@ LABEL_FREQUENCIES = (
 )
 KEPT_BACK = (
     "`private/` holds the key that names the images, and must never leave",
-    "`record.json`, `stages/` and the clock readings in `stats.jsonl` tell times and memory, which "
-    "depend on the number of images",
+    "`record.json` and `stages/` tell times and memory, which depend on the number of images and on "
+    "how many were drawn",
     "`config.yaml` and `record.json` name the place of the images, and `record.json` and "
     "`metrics.json` hold scores on real images where there are any",
 )
