@@ -35,7 +35,7 @@ RELEASED = {
     "images.npz": "synthetic images with their labels, and `images/` and `samples.png` from it",
     "query/answer.json": "the noisy histogram of public classes",
     "query/selection.json": "the chosen public classes, and pictures of them from the public set",
-    "stats.jsonl": "norms of noisy gradients and losses of public images, by step and without times",
+    "stats.jsonl": "norms of noisy gradients, losses of public images; by step, without times",
     "ledger.json": "every use of the sensitive images",
     "model_card.md": "what the model is; its scores on real images, if any, are not covered",
 }

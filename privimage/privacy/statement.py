@@ -48,8 +48,8 @@ LABEL_FREQUENCIES = (
 )
 KEPT_BACK = (
     "`private/` holds the key that names the images, and must never leave",
-    "`record.json` and `stages/` tell times and memory, which depend on the number of images and on "
-    "how many were drawn",
+    "`record.json` and `stages/` tell times and memory, which depend on the number of images, and "
+    "of those drawn",
     "`config.yaml` and `record.json` name the place of the images, and `record.json` and "
     "`metrics.json` hold scores on real images where there are any",
 )

@@ -2,9 +2,9 @@
 whoever watches.
 
 Only public or already noised values are written: losses of public images, norms of noisy
-gradients, never a loss of private images. `stats.jsonl` may be published, so there is no clock in it,
-neither as a reading nor as what decides when a line is due: a step of DP-SGD lasts as long as its
-private sample is large.
+gradients, never a loss of private images. `stats.jsonl` may be published, so there is no clock in
+it, neither as a reading nor as what decides when a line is due: a step of DP-SGD lasts as long as
+its private sample is large.
 """
 
 import json
