@@ -11,12 +11,14 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY pyproject.toml requirements.txt ./
-# What the project needs to run, at the pinned versions, as wheels: there is no compiler here.
+# The files whose hashes requirements.txt holds, all of them wheels: there is no compiler here. Another build of torch
+# has other hashes and other needs; then the versions alone hold, of what the project needs with it.
 RUN python3 -m venv --without-pip /opt/venv \
     && python3 -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*project["dependencies"], sep="\n")' >runtime.txt \
-    && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: \
-        ${EXTRA_INDEX_URL:+--extra-index-url "$EXTRA_INDEX_URL"} \
-        --requirement runtime.txt --constraint requirements.txt
+    && sed '/--hash=/d; s/ \\$//' requirements.txt >versions.txt \
+    && if [ -z "$EXTRA_INDEX_URL" ]; then set -- --require-hashes --requirement requirements.txt; \
+    else set -- --extra-index-url "$EXTRA_INDEX_URL" --requirement runtime.txt --constraint versions.txt; fi \
+    && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: "$@"
 # The commands, and where they find the source that the last stage adds.
 RUN echo /opt/privimage >"$(echo /opt/venv/lib/python3.*/site-packages)/privimage.pth" \
     && for name in artifact privimage; do \

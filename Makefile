@@ -10,22 +10,25 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxproce
 
 setup: .venv/.installed
 
-.venv/.installed: requirements.txt pyproject.toml
+.venv/.installed: requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else "error: Python %d.%d; use 3.10 to 3.12, for instance: make setup PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.txt -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# a run whose verdict is a mismatch (1) gets its report all the same; `compare`, which ends both, says it
+JUDGED_LATER := || [ $$? -eq 1 ]
+
 demo: setup
-	@$(BIN)/artifact run kick_the_tires --setting smoke --seed $(SEED) --out $(OUT)
+	@$(BIN)/artifact run kick_the_tires --setting smoke --seed $(SEED) --out $(OUT) $(JUDGED_LATER)
 	@$(BIN)/artifact report --out $(OUT)
 	@$(BIN)/artifact compare kick_the_tires --setting smoke --seed $(SEED) --out $(OUT)
 
 # every claim at its smallest setting, to its verdict
 smoke: setup
 	@for claim in $(CLAIMS); do \
-	  $(BIN)/artifact run $$claim --seed $(SEED) --out $(OUT) || exit $$?; done
+	  $(BIN)/artifact run $$claim --seed $(SEED) --out $(OUT) $(JUDGED_LATER) || exit 1; done
 	@$(BIN)/artifact report --out $(OUT)
 	@for claim in $(CLAIMS); do \
 	  $(BIN)/artifact compare $$claim --seed $(SEED) --out $(OUT) || exit $$?; done

@@ -8,7 +8,6 @@ imported only where it is used, so that `doctor` answers even where torch is bro
 import json
 import logging
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -25,6 +24,7 @@ from artifact.needs import all_assets, settings_here
 from artifact.preflight import EntryPoint, check_entry, check_machine
 from artifact.records import ClaimRecord, find_records, read_record, record_folder
 from artifact.wording import arm_progress
+from privimage.command import run_command
 from privimage.errors import UserError
 from privimage.launch import (
     INTERRUPTED,
@@ -32,6 +32,7 @@ from privimage.launch import (
     launch,
     stopped_with_a_word,
 )
+from privimage.plain_text import plain_handler, say
 from privimage.progress import StageProgress
 
 app = typer.Typer(
@@ -47,15 +48,8 @@ Out = Annotated[Path, typer.Option("--out", help="folder of the runs")]
 
 
 def main() -> None:
-    """Entry point: a UserError becomes one line and its exit code; a defect never looks like 1."""
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(ExitCode.RUN_FAILED)
+    """Entry point: a mistake becomes one line and its exit code; a defect never looks like 1."""
+    run_command(app, defect=ExitCode.RUN_FAILED)
 
 
 @app.callback(invoke_without_command=True)
@@ -75,7 +69,7 @@ def doctor(
     findings, machine = examine(out, all_assets(claims))
     settings = list(settings_here(claims, machine))
     if as_json_:
-        print(json.dumps(as_json(findings, machine, settings), indent=2))
+        say(*json.dumps(as_json(findings, machine, settings), indent=2).splitlines())
     else:
         display.doctor(findings, settings)
     if not any(state == "OK" for _, state, _ in settings):
@@ -117,14 +111,20 @@ def run(
     ] = 1,
     verbose: Annotated[bool, typer.Option(help="log lines on stderr as well")] = False,
 ) -> None:
-    """Run all arms of a claim; repeat the same command to continue a run that stopped."""
+    """Run all arms of a claim; repeat the same command to continue a run that stopped.
+
+    Exit code 0 if it ran to its end and nothing contradicts the claim (PASS, EXECUTES, or
+    INCONCLUSIVE, as after one seed of several); 1 for FAIL and TREND. With --from records nothing
+    runs, and the code is that of `artifact compare`.
+    """
     found = find_claim(claim)
     setting = setting or found.first_setting
     found.setting(setting)  # one that is not offered is named first
     check_entry(entry, files)
     if entry is EntryPoint.RECORDS and files is not None:
-        display.comparison(compare_records_of(found, setting, [read_record(files)]))
-        return
+        result = compare_records_of(found, setting, [read_record(files)])
+        display.comparison(result)
+        raise typer.Exit(result.exit_code)
 
     out = out if max_minutes is None else out / "rehearsal"
     if dry_run:
@@ -139,7 +139,7 @@ def run(
     if found.setting(setting).calculation is None:
         resolve_arms(found, setting, seed=seed, max_minutes=max_minutes)  # its faults come first
     if verbose:
-        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        logging.basicConfig(level=logging.INFO, handlers=[plain_handler()])
     load_expected(found)  # its faults, before the work
     folder = record_folder(out, found.id, setting, seed)
     source = Source(cast(Any, entry.value), files) if files else None
@@ -152,8 +152,10 @@ def run(
                 found, setting, seed=seed, out=out, source=source, max_minutes=max_minutes
             )
     if record is not None:
-        display.comparison(compare_records_of(found, setting, [record]))
+        result = compare_records_of(found, setting, [record])
+        display.comparison(result)
         display.next_step(record, out)
+        raise typer.Exit(result.run_exit_code)
 
 
 def run_here(
@@ -178,7 +180,7 @@ def run_here(
         arms = list(claim.setting(setting).arms)
         folder = record_folder(out, claim.id, setting, seed)
         start = f"{claim.id}/{setting}, seed {seed}: {len(arms)} arms into {folder}"
-        print(start, file=sys.stderr)
+        say(start, stream=sys.stderr)
         with StageProgress() as show:
             record = run_claim(
                 claim,
@@ -223,9 +225,9 @@ def fetch(
                 return
             states = verify_assets(assets or [], on_progress=progress)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues", file=sys.stderr)
+        say("", "interrupted; the same command continues", stream=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    print(*states, sep="\n")
+    say(*states)
     unwanted = {"missing", "damaged"} if assets else {"damaged"}
     if unwanted & {state.state for state in states}:
         raise typer.Exit(ExitCode.DATA_MISSING)
@@ -240,7 +242,10 @@ def compare(
     ] = None,
     out: Out = Path("runs"),
 ) -> None:
-    """Obtained beside expected, with a verdict; exit code 0 only for PASS."""
+    """Obtained beside expected, with a verdict.
+
+    Exit code 0 for PASS and EXECUTES, 1 for FAIL and TREND, 6 for INCONCLUSIVE and NOT RUN.
+    """
     found = find_claim(claim)
     setting = setting or found.first_setting
     found.setting(setting)
@@ -263,8 +268,7 @@ def report(
     root = records or out
     if not root.is_dir():
         raise UserError(f"{root} is not there; give the folder of your runs with --out")
-    for path in write_report(out, claims=load_claims(), records=root):
-        print(path)
+    say(*write_report(out, claims=load_claims(), records=root))
 
 
 @app.command()
@@ -291,7 +295,7 @@ def expect(
         section, left_out = expected_from_records(found, setting, given)
     path = expected_path(found.id)
     write_expected(path, found, setting, section)
-    print(path, *(f"left out: {line}" for line in left_out), sep="\n")
+    say(path, *(f"left out: {line}" for line in left_out))
 
 
 def show_plan(claim: Claim, setting: str, *, seed: int, max_minutes: float | None) -> None:
@@ -301,7 +305,7 @@ def show_plan(claim: Claim, setting: str, *, seed: int, max_minutes: float | Non
 
     chosen = claim.setting(setting)
     if chosen.calculation is not None:
-        print(f"{claim.id}/{setting} computes {', '.join(chosen.arms)}; nothing is trained")
+        say(f"{claim.id}/{setting} computes {', '.join(chosen.arms)}; nothing is trained")
         return
     configs = resolve_arms(claim, setting, seed=seed, max_minutes=max_minutes)
     for arm, config in configs.items():

@@ -14,6 +14,7 @@ from artifact.compare import MEANING, Comparison
 from artifact.environment import Finding
 from artifact.expected import ExpectedSetting
 from artifact.records import ClaimRecord, record_folder
+from privimage.plain_text import printable, say
 
 COLORS = {
     "OK": "green",
@@ -39,7 +40,7 @@ Four commands to a first result:
 
 
 def first_steps() -> None:
-    print(FIRST_STEPS, end="")
+    say(*FIRST_STEPS.splitlines())
 
 
 def doctor(findings: list[Finding], settings: list[tuple[str, str, str]]) -> None:
@@ -48,7 +49,7 @@ def doctor(findings: list[Finding], settings: list[tuple[str, str, str]]) -> Non
     _print(_table("Claims here", ("claim/setting", "state", "takes, or why not"), settings))
     can_run = [name for name, state, _ in settings if state == "OK"]
     names = ", ".join(can_run) or "none"
-    print(f"{len(can_run)} of {len(settings)} settings can run here: {names}")
+    say(f"{len(can_run)} of {len(settings)} settings can run here: {names}")
 
 
 def claim_list(claims: dict[str, Claim]) -> None:
@@ -72,17 +73,17 @@ def claim_list(claims: dict[str, Claim]) -> None:
                 )
             )
     _print(_table("Claims", head, rows))
-    print("† measured; ★ extrapolated, see `python -m artifact.estimates`")
+    say("† measured; ★ extrapolated, see `python -m artifact.estimates`")
 
 
 def claim(claim: Claim, expected: dict[str, ExpectedSetting]) -> None:
-    _print(Text(claim.title, style="bold"))
-    _print(Text(f"{claim.statement}\nIn the paper: {claim.place_in_paper}\n"))
+    _print(_text(claim.title, style="bold"))
+    _print(_text(f"{claim.statement}\nIn the paper: {claim.place_in_paper}\n"))
     for name, setting in claim.settings.items():
-        _print(Text(f"Setting {name}: {setting.compute_minutes}", style="bold"))
-        _print(Text(f"on {setting.compute_minutes.hardware}; arms {', '.join(setting.arms)}"))
+        _print(_text(f"Setting {name}: {setting.compute_minutes}", style="bold"))
+        _print(_text(f"on {setting.compute_minutes.hardware}; arms {', '.join(setting.arms)}"))
         if name not in expected:
-            print("no expected results are recorded\n")
+            say("no expected results are recorded", "")
             continue
         checks = _unjudged(claim, name, expected[name])
         rows = [(check.subject, check.expected, check.source) for check in checks]
@@ -92,15 +93,15 @@ def claim(claim: Claim, expected: dict[str, ExpectedSetting]) -> None:
 def plan(
     arm: str, overrides: dict, settings: str, events: list[dict[str, Any]], epsilon: float
 ) -> None:
-    print(f"# arm {arm}: {overrides or 'the settings as they are'}")
-    print(settings, end="")
-    print(f"# ledger of arm {arm}, epsilon {epsilon:.5g} in total:")
+    say(f"# arm {arm}: {overrides or 'the settings as they are'}")
+    say(*settings.splitlines())
+    say(f"# ledger of arm {arm}, epsilon {epsilon:.5g} in total:")
     for event in events:
-        print(
+        say(
             f"#   {event['name']}: noise multiplier {event['noise_multiplier']:.6g}, "
             f"sampling rate {event['sampling_rate']:g}, {event['count']} times"
         )
-    print()
+    say("")
 
 
 def comparison(result: Comparison) -> None:
@@ -109,15 +110,15 @@ def comparison(result: Comparison) -> None:
         rows = [(c.subject, c.verdict.value, c.expected, c.obtained, c.note) for c in result.checks]
         head = ("check", "verdict", "expected", "obtained", "note")
         _print(_table(f"{result.claim.id}/{result.setting}, {seeds}", head, rows))
-    verdict = Text(result.verdict.value, style=COLORS[result.verdict.value])
+    verdict = _text(result.verdict.value, style=COLORS[result.verdict.value])
     note = f"; {result.note}" if result.note else ""
-    _print(verdict.append(f"  {MEANING[result.verdict]}{note}", style="not bold default"))
+    _print(verdict.append(_text(f"  {MEANING[result.verdict]}{note}", style="not bold default")))
 
 
 def next_step(record: ClaimRecord, out: Path) -> None:
     folder = record_folder(out, record.claim, record.setting, record.seed)
-    print(f"record: {folder / 'record.json'} ({record.seconds / 60:.1f} min of work)")
-    print(f"report: artifact report --out {out}, then open {out / 'report.html'}")
+    say(f"record: {folder / 'record.json'} ({record.seconds / 60:.1f} min of work)")
+    say(f"report: artifact report --out {out}, then open {out / 'report.html'}")
 
 
 def _unjudged(claim: Claim, setting: str, expected: ExpectedSetting) -> tuple:
@@ -128,17 +129,22 @@ def _unjudged(claim: Claim, setting: str, expected: ExpectedSetting) -> tuple:
 
 def _table(title: str, head: tuple[str, ...], rows: list) -> Table:
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+        title=_text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0)
     )
     for name in head:
         table.add_column(name, header_style="dim", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, style=COLORS.get(cell, "")) for cell in row))
+        table.add_row(*(_text(cell, style=COLORS.get(cell, "")) for cell in row))
     return table
+
+
+def _text(text: str, *, style: str = "") -> Text:
+    """Never a plain string: rich would read its brackets as markup."""
+    return Text(printable(text, keep="\n"), style=style)
 
 
 def _print(content: Table | Text) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else FILE_WIDTH
     Console(file=sys.stdout, width=width).print(content)
     if isinstance(content, Table):
-        print()
+        say("")

@@ -1,7 +1,10 @@
 """What the exit status of `artifact` means; scripts may rely on it.
 
-A success never exits non-zero, and a failure never exits zero. Errors that a user can put right
-carry their own code (`privimage.errors.UserError.exit_code`); those of the artifact are here.
+A success never exits non-zero, and a failure never exits zero. `run` and `compare` exit with 1
+where a record contradicts the claim (FAIL) or misses its bands (TREND). Where a verdict is open
+(INCONCLUSIVE), `compare` exits with 6, for it was asked for one; `run` did what it was asked for
+and exits with 0. Errors that a user can put right carry their own code
+(`privimage.errors.UserError.exit_code`); those of the artifact are here.
 """
 
 from enum import IntEnum

@@ -25,9 +25,10 @@ from privimage.data.published import find_published
 from privimage.data.published_files import INCEPTION, Progress, PublishedFile, check_file
 from privimage.durable import write_json_durably
 from privimage.errors import ConfigError, DataInvalidError, DataMissingError
+from privimage.plain_text import say as say_plainly
 
 CHECKED = "checked_archives.json"  # so that 138 GB are not read again after an interruption
-Say = Callable[[str], None]
+Say = Callable[..., None]  # as print, a line each
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def fetch_assets(
     offline: bool = False,
     data_root: Path | None = None,
     on_progress: Progress | None = None,
-    say: Say = print,
+    say: Say = say_plainly,
 ) -> None:
     """Get the named assets; without names, all that can be downloaded."""
     assets = [find_asset(name) for name in names] or [a for a in ASSETS.values() if not a.steps]
@@ -61,10 +62,10 @@ def fetch_assets(
         if places:
             say(f"{asset.name}: there already, {_listed(places)}")
         elif asset.steps and archives is None:
-            say(how_to_get(asset))
+            say(*how_to_get(asset).splitlines())
             raise DataMissingError(f"{asset.name} needs its official archives; {asset.remedy}")
         elif archives is None and (offline or is_offline()):
-            say(how_to_get(asset))
+            say(*how_to_get(asset).splitlines())
             raise DataMissingError(
                 f"{asset.name} is missing, and downloads are forbidden (--offline or "
                 f"PRIVIMAGE_OFFLINE); get its files elsewhere, then {asset.command} --from FOLDER"
@@ -84,7 +85,7 @@ def prepare(
     *,
     classes: str | None,
     on_progress: Progress | None = None,
-    say: Say = print,
+    say: Say = say_plainly,
 ) -> None:
     """Check the archives, then write the arrays; what is quick to find wrong is found first."""
     small = [file for file in asset.files if file.num_bytes is None]

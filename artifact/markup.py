@@ -3,7 +3,11 @@
 Headings, paragraphs, lists and tables; text stays text, so a template escapes it as any other.
 """
 
+import re
 from dataclasses import dataclass, field
+
+PIPE = re.compile(r"(?<!\\)\|")
+MARKS = re.compile(r"\\([!-/:-@\[-`{-~])|\*\*|`")  # an escaped sign, or a mark
 
 
 @dataclass
@@ -33,7 +37,7 @@ def markdown_blocks(text: str) -> list[Block]:
         if not is_same or (is_new and kind == "paragraph"):
             blocks.append(Block(kind))
         if kind == "table":
-            cells = [cell.strip() for cell in content.strip("|").split("|")]
+            cells = [_plain(cell.strip()) for cell in PIPE.split(line.strip("|"))]
             if any(cell.strip("-: ") for cell in cells):  # not the rule under the head
                 blocks[-1].rows.append(cells)
         else:
@@ -48,9 +52,10 @@ def _classify(line: str) -> tuple[str, str]:
     if line.startswith(("- ", "* ")):
         return "list", _plain(line[2:])
     if line.startswith("|"):
-        return "table", _plain(line)
+        return "table", line
     return "paragraph", _plain(line)
 
 
 def _plain(text: str) -> str:
-    return text.replace("**", "").replace("`", "")
+    """Without marks of bold and code type; what was escaped stands for itself."""
+    return MARKS.sub(lambda found: found[1] or "", text)

@@ -12,6 +12,7 @@ from artifact.environment import examine
 from artifact.exit_codes import EnvironmentUnfitError
 from artifact.needs import unmet_data, unmet_needs
 from privimage.errors import ConfigError, DataMissingError
+from privimage.plain_text import say
 
 
 class EntryPoint(str, Enum):
@@ -32,7 +33,7 @@ def check_machine(claim: Claim, setting: str, out: Path, *, entry: EntryPoint, f
     no_data = unmet_data(chosen, machine, from_scratch=entry is EntryPoint.SCRATCH)
     lacking = f"{claim.id}/{setting}: {'; '.join(unfit + no_data)}"
     if (unfit or no_data) and force:
-        print(f"warning: {lacking}; it runs all the same (--force)", file=sys.stderr)
+        say(f"warning: {lacking}; it runs all the same (--force)", stream=sys.stderr)
     elif unfit or no_data:
         raise (EnvironmentUnfitError if unfit else DataMissingError)(
             f"{lacking}; `artifact doctor` shows what can run here; --force runs it all the same"

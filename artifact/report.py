@@ -2,8 +2,9 @@
 
 Everything found is shown, finished or not, and what is missing is named. Records alone are enough;
 pictures, curves and ledgers are there where run folders are. Pictures are of the lowest seed;
-numbers are over all seeds. It shows released things only: synthetic images, public images, numbers
-from the ledger and the evaluation.
+numbers are over all seeds. It shows released things (synthetic images, public images, numbers from
+the ledger and the evaluation), and times and memory, which follow the private sample: claims run on
+published images.
 """
 
 import datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from artifact.claims import Claim
 from artifact.compare import MEANING, Comparison, compare
@@ -34,6 +36,7 @@ from artifact.tables import (
 from artifact.wording import arm_title
 from privimage.durable import write_durably
 from privimage.errors import UserError
+from privimage.plain_text import code_span, escaped, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -105,15 +108,30 @@ def write_report(
 
 
 def render(name: str, **context: Any) -> str:
-    """Fill a template; HTML is escaped, since records may come from strangers."""
+    """Fill a template. Every value is escaped, as HTML or as Markdown, and control characters are
+    made visible: records, statements and names of classes may come from strangers.
+    """
+    shown = _in_html if name.endswith(".html") else _in_markdown
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=name.endswith(".html"),
+        autoescape=True,
+        finalize=shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"cell": shown, "code": lambda text: Markup(code_span(text))}
     return environment.get_template(f"{name}.j2").render(**context)
+
+
+def _in_html(value: Any) -> str:
+    """Text that Jinja escapes next, or what is escaped already."""
+    return value if isinstance(value, Markup) else printable(str(value), keep="\n")
+
+
+def _in_markdown(value: Any) -> Markup:
+    """Escaped by a rule of Markdown's own, which keeps the page readable as text."""
+    return value if isinstance(value, Markup) else Markup(escaped(str(value)))
 
 
 def collect_section(root: Path, claim: Claim, setting: str, *, out: Path) -> Section | None:

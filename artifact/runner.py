@@ -34,6 +34,7 @@ from privimage.donor import Donor
 from privimage.environment import describe_environment
 from privimage.errors import ConfigError, UserError
 from privimage.pipeline import follow_pipeline, locked, run_pipeline
+from privimage.plain_text import PlainFormatter
 from privimage.privacy.accounting import compute_epsilon
 from privimage.world import ALONE, World
 
@@ -157,7 +158,7 @@ def resolved_yaml(config: RunConfig) -> str:
 def logged_to(path: Path) -> Iterator[None]:
     """Append the log and the warnings of both packages to `path`, whatever the terminal shows."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(PlainFormatter(LOG_FORMAT))
     loggers = [logging.getLogger(name) for name in ("privimage", "artifact", "py.warnings")]
     levels = [each.level for each in loggers]
     logging.captureWarnings(True)

@@ -1,7 +1,7 @@
 """`privimage synthesize`: the whole method on a person's own images.
 
 Prints every setting and the budget before the work starts. Mistakes end in one line and exit code
-2 (usage) or 4 (data). The only place of the library that prints.
+2 (usage) or 4 (data). The only place of the library that prints, and that through `say`.
 """
 
 import logging
@@ -15,13 +15,14 @@ import yaml
 from rich.console import Console
 
 from privimage.budget import plan_mechanisms
+from privimage.command import run_command
 from privimage.config import RunConfig, load_config
 from privimage.data.native import native_preparation
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.defaults import default_settings
 from privimage.description import Description, assumed_facts, described
-from privimage.errors import ConfigError, UserError
+from privimage.errors import ConfigError
 from privimage.export import export_images
 from privimage.launch import (
     is_launched,
@@ -30,6 +31,7 @@ from privimage.launch import (
     stopped_with_a_word,
 )
 from privimage.pipeline import follow_pipeline, may_cache, opened, run_pipeline
+from privimage.plain_text import plain_handler, say
 from privimage.plain_yaml import parse_yaml
 from privimage.presets import preset_settings
 from privimage.privacy.statement import assumption
@@ -46,12 +48,8 @@ out = Console()
 
 
 def main() -> None:
-    """Entry point: a UserError becomes one line and its exit code."""
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    """Entry point: a mistake becomes one line and its exit code, a defect a traceback and 1."""
+    run_command(app, defect=1)
 
 
 @app.command()
@@ -111,7 +109,8 @@ def synthesize(
     Repeat the command to continue a run that stopped. On several machines start it on each with
     torchrun -m privimage synthesize ...
     """
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING)
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, handlers=[plain_handler()])
     overrides = parse_overrides(setting or []) | {"seed": seed}
     options: dict[str, Any] = {
         "sensitive": sensitive,
@@ -253,37 +252,33 @@ def show_plan(config: RunConfig, folder: Path) -> None:
     """All settings and what will be spent, before anything is done."""
     plan = plan_mechanisms(config)
     out.rule("settings")
-    out.print(yaml.safe_dump(config.to_dict(), sort_keys=False), highlight=False, end="")
+    say(*yaml.safe_dump(config.to_dict(), sort_keys=False).splitlines())
     out.rule("budget")
     privacy = config.privacy
-    out.print(
+    say(
         f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy for one image, "
-        f"add or remove, accounted by {privacy.accountant.upper()}:",
-        highlight=False,
+        f"add or remove, accounted by {privacy.accountant.upper()}:"
     )
     for name, m in plan.items():
-        out.print(
+        say(
             f"  {name}: noise multiplier {m.noise_multiplier:.4g}, "
-            f"sampling rate {m.sampling_rate:g}, {m.count} step{'s' * (m.count > 1)}",
-            highlight=False,
+            f"sampling rate {m.sampling_rate:g}, {m.count} step{'s' * (m.count > 1)}"
         )
-    facts = assumed_facts(config.data, public_size=config.data.public_size)
-    out.print(assumption(facts), highlight=False, markup=False)
-    out.print(f"run folder: {folder}", highlight=False)
+    say(assumption(assumed_facts(config.data, public_size=config.data.public_size)))
+    say(f"run folder: {folder}")
 
 
 def show_result(record: dict[str, Any], folder: Path) -> None:
     """What was spent and where everything lies."""
     privacy = record["privacy"]
     out.rule("done")
-    out.print(
+    say(
         f"spent epsilon {privacy['epsilon']:.4f} of {privacy['target_epsilon']:g} "
         f"(RDP {privacy['epsilon_rdp']:.4f}, PLD {privacy['epsilon_pld']:.4f}) "
-        f"at delta {privacy['delta']:g}",
-        highlight=False,
+        f"at delta {privacy['delta']:g}"
     )
     for name, value in record["metrics"].items():
-        out.print(f"  {name}: {value:.4g}", highlight=False)
+        say(f"  {name}: {value:.4g}")
     for name, what in (
         ("images/", "synthetic images, a folder per class"),
         ("images.npz", "the same as arrays"),
@@ -291,4 +286,4 @@ def show_result(record: dict[str, Any], folder: Path) -> None:
         ("model.safetensors", "the private model's weights"),
         ("privacy_statement.md", "what is promised, and what is not"),
     ):
-        out.print(f"  {folder / name}  {what}", highlight=False)
+        say(f"  {folder / name}  {what}")

@@ -8,12 +8,12 @@ privacy.
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from privimage.diffusion.unet import UNetConfig
 from privimage.evaluation.image_files import load_images
+from privimage.plain_text import escaped
 from privimage.privacy.statement import assumption
 from privimage.stages import Run, num_parameters
 from privimage.stages.model import new_denoiser
@@ -104,11 +104,6 @@ The method is that of {PAPER}.
 This is an independent implementation of it. Please cite the paper, and this software as
 privimage {statement["code"]["version"]}.
 """
-
-
-def escaped(text: str) -> str:
-    """A name on one line, without any meaning in Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
 
 
 def _names(names: Iterable[str]) -> str:

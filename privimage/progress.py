@@ -19,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from privimage.plain_text import printable
+
 HEARTBEAT_SECONDS = 10.0
 REFRESH_SECONDS = 0.2
 
@@ -76,7 +78,7 @@ class StageProgress:
 
 
 def _title(stage: str) -> str:
-    return stage.replace("_", " ")
+    return printable(stage.replace("_", " "))
 
 
 def _bars(stream: Any) -> Progress:

@@ -1,8 +1,9 @@
 """What a finished run says of itself: the record for machines, privacy statement and model card
 for people.
 
-Metrics, budget, selection, times, memory and environment. Everything in it is public or was
-released through the ledger; a reported epsilon is the ledger's, never the configuration's.
+Metrics, budget, selection, times, memory and environment. Statement and card may be published. The
+record may not where the images are private: times and memory of the query and of DP-SGD depend on
+them, as do scores on real images. A reported epsilon is the ledger's, never the configuration's.
 """
 
 import hashlib
@@ -35,14 +36,16 @@ RELEASED = {
     "images.npz": "synthetic images with their labels, and `images/` and `samples.png` from it",
     "query/answer.json": "the noisy histogram of public classes",
     "query/selection.json": "the chosen public classes, and pictures of them from the public set",
-    "stats.jsonl": "norms of noisy gradients, losses of public images (but see below)",
+    "stats.jsonl": "norms of noisy gradients, losses of public images; by step, without times",
     "ledger.json": "every use of the sensitive images",
     "model_card.md": "what the model is; its scores on real images, if any, are not covered",
 }
 
 
 def make_record(run: Run, measured: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Metrics, budget, selection, times and environment of a finished run; nothing private."""
+    """Metrics, budget, selection, times and environment of a finished run: no image, label or
+    un-noised answer, but times and memory, which follow the private sample.
+    """
     config, public = run.config, run.sets.public_if_loaded
     return {
         "format": RECORD_FORMAT,

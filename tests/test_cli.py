@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from privimage import cli
+from privimage.plain_text import escaped
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +102,46 @@ def test_a_dry_run_shows_settings_and_budget_and_does_nothing(
     assert "image_size: 8" in printed
     assert "dp_sgd: noise multiplier" in printed
     assert not out.exists()
+
+
+HOSTILE = "x\x1b[31m\u202e\r[/x][bold]"
+SHOWN = r"x\x1b[31m\u202e\r[/x][bold]"
+
+
+def test_paths_and_names_of_classes_are_shown_as_text(monkeypatch, folder, tmp_path, capsys):
+    name = HOSTILE.replace("/", "")
+    (folder / "cats").rename(folder / name)
+    out = tmp_path / HOSTILE / "[/y]"
+    assert run(monkeypatch, *arguments_for(folder, out, *TOY)) == 0
+    said = "".join(capsys.readouterr())
+    assert f"{SHOWN}/[/y]/model.safetensors" in said
+    assert all(line.isprintable() for line in said.split("\n"))
+    card = (out / "model_card.md").read_text()
+    assert escaped(name) in card
+    assert all(line.isprintable() for line in card.split("\n"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--sensitive", f"folder:{HOSTILE}", "--public", "glyphs", "--epsilon", "5", "--out", "x"),
+        ("--sensitive", HOSTILE, "--public", HOSTILE, "--epsilon", "5", "--out", HOSTILE),
+        ("--preset", HOSTILE, "--out", HOSTILE),
+        ("--preset", "cifar10_eps1", "--set", HOSTILE, "--out", HOSTILE),
+        ("--preset", "cifar10_eps1", "--set", f"{HOSTILE}=1", "--out", HOSTILE),
+        ("--preset", "cifar10_eps1", "--set", f"seed={HOSTILE}", "--out", HOSTILE),
+        ("--epsilon", HOSTILE, "--out", "x"),
+        (f"--{HOSTILE}", "--out", "x"),
+        (HOSTILE, "--out", "x"),
+    ],
+)
+def test_a_mistake_in_what_was_typed_is_one_line_of_text(monkeypatch, tmp_path, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) in (2, 4)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert error.strip().isprintable()
 
 
 def test_sigterm_stops_a_run_and_says_how_to_go_on(monkeypatch, folder, tmp_path, capsys):

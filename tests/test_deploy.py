@@ -10,6 +10,7 @@ import yaml
 
 from artifact import cli
 from artifact.claims import load_claims
+from artifact.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -155,6 +156,29 @@ def test_the_label_names_the_version_of_the_project():
     project = (ROOT / "pyproject.toml").read_text()
     version = re.findall(r'^version = (".*")', project, re.MULTILINE)
     assert version == re.findall(r'image\.version=(".*?")', DOCKERFILE)
+
+
+@pytest.mark.parametrize("goal", ["demo", "smoke"])
+@pytest.mark.parametrize(("status", "last"), [(0, "compare"), (1, "compare"), (5, "run")])
+def test_a_mismatch_gets_its_report_and_is_said_last_and_a_failed_run_ends_all(
+    tmp_path, goal, status, last
+):
+    called = tmp_path / "called"
+    fake = tmp_path / "artifact"
+    fake.write_text(f'#!/bin/sh\necho "$1" >>{called}\n[ "$1" = report ] || exit {status}\n')
+    fake.chmod(0o755)
+    command = ["make", "--silent", "--old-file=setup", goal, f"BIN={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True)
+    assert (done.returncode == 0) == (status == 0)
+    commands = called.read_text().split()
+    assert commands[-1] == last
+    assert ("report" in commands) == (status < 2)
+
+
+def test_a_job_does_not_repeat_what_would_end_in_the_same_way():
+    (rule,) = JOB[1]["spec"]["podFailurePolicy"]["rules"]
+    transient = {ExitCode.PASS, ExitCode.RUN_FAILED}
+    assert {*rule["onExitCodes"]["values"]} == {*ExitCode} - transient
 
 
 def test_the_container_check_calls_every_command():

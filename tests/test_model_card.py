@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from privimage import record
 from privimage.config import load_config
 from privimage.donor import Donor
-from privimage.model_card import escaped
 from privimage.pipeline import run_pipeline
+from privimage.plain_text import escaped
 from privimage.record import code_identity
 
 
@@ -147,10 +147,6 @@ def test_without_a_guarantee_the_card_says_so_at_the_top(toy_settings, finished,
     card = card_of(tmp_path)
     assert "NO GUARANTEE" in " ".join(card.split("\n\n")[1:2])
     assert "differentially private" not in section(card, "Privacy")
-
-
-def test_a_name_cannot_change_the_page():
-    assert escaped("a\n# b | <c> `d` [e](f)") == r"a \# b \| \<c\> \`d\` \[e\](f)"
 
 
 def test_the_code_is_named_by_its_content_and_not_by_its_place(tmp_path, monkeypatch):

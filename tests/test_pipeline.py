@@ -1,6 +1,8 @@
 import itertools
 import json
 import os
+import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +82,26 @@ def test_the_private_folder_is_closed_and_no_private_image_lies_in_the_run(
             content = path.read_bytes()
             assert not any(needle in content for needle in needles), path
             assert not any(value.encode() in content for value in hashes), path
+
+
+def test_no_clock_shows_in_what_may_be_published(toy_settings, tmp_path, shared, monkeypatch):
+    config = load_config(toy_settings, {"privacy.insecure_for_reproduction": True})
+    real = time.monotonic
+    for name, speed in (("slow", 1), ("fast", 1000)):
+        if name == "fast":  # the same key, for it names the images
+            shutil.copytree(tmp_path / "slow" / "private", tmp_path / "fast" / "private")
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda speed=speed: speed * real())
+            run_pipeline(config, tmp_path / name, shared=shared)
+    told = json.loads((tmp_path / "slow" / "privacy_statement.json").read_text())
+    assert "stats.jsonl" in told["released"]
+    for name in (*told["released"], "privacy_statement.md", "privacy_statement.json"):
+        slow, fast = (tmp_path / speed / name for speed in ("slow", "fast"))
+        assert slow.read_bytes() == fast.read_bytes(), name
+    kept = "".join(told["kept_back"])
+    for name in ("record.json", "stages/"):  # where times and memory are
+        assert name in kept
+        assert name not in told["released"]
 
 
 def test_repeating_a_run_does_no_work_and_spends_nothing(

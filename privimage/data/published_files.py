@@ -1,9 +1,11 @@
 """The published files that image sets and weights come from: names, checksums, addresses, and the
 check of a file against them.
 
-Checksums are those that torchvision holds; of the Inception weights only the first eight hex digits
-of the SHA-256 are published, by custom in the file's name. MD5 tells a damaged file from a whole
-one, which is all that it is used for.
+Checksums are those that torchvision holds. The publisher of the Inception weights gives but eight
+hex digits of their SHA-256, by custom in the file's name; the whole digest and the size are those
+that projects which use the file have written down, independently of each other and in agreement.
+MD5 tells a damaged file from a whole one, and no more: who makes two files of one MD5 can pass one
+off for the other.
 """
 
 import hashlib
@@ -21,7 +23,7 @@ MB = 10**6
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file as published. `digest` may be the beginning of one; `folder` is where it is kept."""
+    """A file as published, with its whole digest; `folder` is where it is kept."""
 
     name: str
     digest: str
@@ -33,7 +35,7 @@ class PublishedFile:
     @property
     def checksum(self) -> str:
         """For people: the kind and the value."""
-        kind = "MD5" if self.algorithm == "md5" else "SHA-256 that begins with"
+        kind = "MD5" if self.algorithm == "md5" else "SHA-256"
         return f"{kind} {self.digest}"
 
 
@@ -55,8 +57,9 @@ def _cifar_file(name: str, digest: str) -> PublishedFile:
 
 INCEPTION = PublishedFile(
     "pt_inception-2015-12-05-6726825d.pth",
-    "6726825d",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     algorithm="sha256",
+    num_bytes=95_628_359,
     urls=(
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
         "pt_inception-2015-12-05-6726825d.pth",
@@ -113,7 +116,7 @@ def check_file(file: PublishedFile, path: Path, *, on_progress: Progress | None 
         raise DataMissingError(
             f"{path} cannot be read ({error.strerror}); put {file.name} there ({file.checksum})"
         ) from error
-    if not digest.hexdigest().startswith(file.digest):
+    if digest.hexdigest() != file.digest:
         raise DataInvalidError(
             f"{path} is not the published file, or is damaged: its {file.algorithm.upper()} is "
             f"{digest.hexdigest()}, published is {file.digest}; fetch the file again"

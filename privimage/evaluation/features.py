@@ -6,6 +6,8 @@ read from a local file and checked. The paper's artifact used NVIDIA's port: exp
 differences.
 """
 
+import hashlib
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -21,16 +23,11 @@ from torchvision.models.inception import Inception3
 
 from privimage.data.image_set import to_model_range
 from privimage.data.places import default_data_root, find_inception
-from privimage.durable import file_sha256
+from privimage.data.published_files import INCEPTION
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation.frechet import FeatureStatistics
 from privimage.semantics.classifier import QueryNetwork
 from privimage.world import ALONE, World
-
-INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-INCEPTION_SHA256_PREFIX = (
-    "6726825d"  # the only published part: by custom it stands in the file name
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def inception_extractor(
     weights: Path | None,
     *,
     device: torch.device,
-    sha256_prefix: str = INCEPTION_SHA256_PREFIX,
+    sha256: str = INCEPTION.digest,
 ) -> Extractor | None:
     """The FID features, from `weights` or the usual places; None when no place has them.
 
@@ -73,7 +70,7 @@ def inception_extractor(
     path = weights or find_inception(default_data_root())
     if path is None:
         return None
-    network = _load_inception(path, sha256_prefix).to(device).eval()
+    network = _load_inception(path, sha256).to(device).eval()
 
     def features_of(x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1)  # grey becomes three equal channels
@@ -111,22 +108,25 @@ def _none(dims: int) -> FeatureStatistics:
     return FeatureStatistics(zeros, torch.outer(zeros, zeros), 0)
 
 
-def _load_inception(path: Path, sha256_prefix: str) -> nn.Module:
-    """Checks the file before anything of it is parsed, then parses tensors only."""
+def _load_inception(path: Path, sha256: str) -> nn.Module:
+    """Checks the bytes before anything of them is parsed, then parses tensors only.
+
+    The file is read once: what was checked is what is parsed, whoever writes to it meanwhile.
+    """
     try:
-        digest = file_sha256(path)
+        content = path.read_bytes()
     except OSError as error:
         raise DataMissingError(
             f"Inception weights {path}: cannot be read ({error.strerror}); "
-            f"put {INCEPTION_FILE} of the pytorch-fid releases there"
+            f"put {INCEPTION.name} of the pytorch-fid releases there"
         ) from error
-    if not digest.startswith(sha256_prefix):
+    if (digest := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataInvalidError(
-            f"Inception weights {path}: SHA-256 begins with {digest[:8]}, not {sha256_prefix}; "
-            f"delete the file and fetch {INCEPTION_FILE} of the pytorch-fid releases again"
+            f"Inception weights {path}: SHA-256 is {digest}, not {sha256}; delete the file and "
+            f"fetch {INCEPTION.name} of the pytorch-fid releases again"
         )
     network = _fid_inception()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    network.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     network.add_module("fc", nn.Identity())  # the features are what the last layer would get
     return network
 

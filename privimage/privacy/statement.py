@@ -23,8 +23,8 @@ NOT_COVERED = (
     "by n times this epsilon at best, with a larger delta.",
     "The images of the public set, which are used without any protection; a sensitive image that "
     "is in it as well is not protected.",
-    "Side channels: run times, memory, temporary files and the machine's own logs. Times and peak "
-    "memory depend on the number of images drawn.",
+    "Side channels: run times, memory, temporary files, the dates of files and the machine's own "
+    "logs. Times and peak memory depend on the number of images drawn.",
     "Floating point: noise has its law exactly, and sums are exact: nothing is lost to rounding "
     "(docs/noise.md). What is trusted: the operating system's random numbers, and that libraries "
     "compute one image's gradient without regard to the others of a batch, which is tried on "
@@ -49,8 +49,8 @@ LABEL_FREQUENCIES = (
 KEPT_BACK = (
     "`private/` holds the key that names the images, and what of them was left out; it must never "
     "leave",
-    "`record.json`, `stages/` and the clock readings in `stats.jsonl` tell times and memory, which "
-    "depend on the number of images",
+    "`record.json` and `stages/` tell times and memory, which depend on the number of images, and "
+    "of those drawn",
     "`config.yaml` and `record.json` name the place of the images, and `record.json` and "
     "`metrics.json` hold scores on real images where there are any",
 )

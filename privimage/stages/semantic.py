@@ -49,7 +49,7 @@ def train_network(run: Run) -> list[str]:
 
     def on_step(step: int, total: int, loss: float) -> None:
         run.progress("query_network", step, total)
-        if log.is_due() or step == total:
+        if log.is_due(step, total):
             log.write(step=step, images=step * config.batch_size, loss=loss)
 
     train_query_network(

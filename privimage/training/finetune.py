@@ -154,7 +154,7 @@ def finetune(
             checkpoint.save(_state(denoiser, ema, optimizer, taken=taken, charged=step))
         on_release(step, gradient)
         progress("finetune", step, mechanism.count)
-        if log.is_due() or step == mechanism.count:
+        if log.is_due(step, mechanism.count):
             norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradient.values()]))
             log.write(
                 step=step,

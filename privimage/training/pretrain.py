@@ -105,7 +105,7 @@ def pretrain(
 
         # tell, and save now and then
         progress("pretrain", step, num_steps)
-        if log.is_due() or step == num_steps:
+        if log.is_due(step, num_steps):
             log.write(step=step, images=step * config.batch_size, loss=loss.item())
         if checkpoint.is_due():
             checkpoint.save(_state(denoiser, ema, optimizer, step))

@@ -2,7 +2,9 @@
 whoever watches.
 
 Only public or already noised values are written: losses of public images, norms of noisy
-gradients, never a loss of private images.
+gradients, never a loss of private images. `stats.jsonl` may be published, so there is no clock in
+it, neither as a reading nor as what decides when a line is due: a step of DP-SGD lasts as long as
+its private sample is large.
 """
 
 import json
@@ -20,6 +22,7 @@ def silent(stage: str, done: int, total: int) -> None:
     """The progress call of someone who does not watch."""
 
 
+MAX_LINES = 200  # a stage, about
 Stop = Callable[[], bool]  # asked before every step; True ends a training early
 
 
@@ -37,25 +40,17 @@ def after(seconds: float | None) -> Stop:
 
 
 class RunLog:
-    """Appends one JSON line a report to `stats.jsonl`; reports of one stage are spaced in time."""
+    """Appends one JSON line a report to `stats.jsonl`, at steps that public numbers alone fix."""
 
-    def __init__(self, path: Path | None, *, stage: str, interval_seconds: float = 1.0) -> None:
-        self.path, self.stage, self.interval = path, stage, interval_seconds
-        self.started = time.monotonic()
-        self.last = -float("inf")
+    def __init__(self, path: Path | None, *, stage: str) -> None:
+        self.path, self.stage = path, stage
 
-    def is_due(self) -> bool:
-        return time.monotonic() - self.last >= self.interval
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether this step of so many (counted from 1) is to be told: first, last, every n-th."""
+        return step in (1, num_steps) or step % -(-num_steps // MAX_LINES) == 0
 
     def write(self, *, step: int, images: int, **values: float) -> None:
-        self.last = time.monotonic()
-        line = {
-            "stage": self.stage,
-            "step": step,
-            "images": images,
-            "seconds": round(self.last - self.started, 3),
-            **values,
-        }
+        line = {"stage": self.stage, "step": step, "images": images, **values}
         if self.path is not None:
             _append(self.path, json.dumps(line) + "\n")
 

@@ -1,9 +1,12 @@
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from artifact import cli, environment, runner
 from artifact.exit_codes import ExitCode
@@ -71,14 +74,53 @@ def test_run_expect_compare_and_report_work_together(artifact, pipeline, toy):
     assert "prediction interval" in artifact("show", "toy")[1]
 
 
-def test_a_mismatch_exits_with_one(artifact, pipeline, record, tmp_path):
+@pytest.fixture
+def expected(artifact, pipeline):
+    """What the toy's own five runs make of it: good 0.9, plain 0.5."""
     for seed in range(5):
         artifact("run", "toy", "--seed", str(seed))
     artifact("expect", "toy", "--records", "runs")
+
+
+def test_a_mismatch_exits_with_one(artifact, expected, record, tmp_path):
     write_record(tmp_path / "other/toy/smoke/seed0/record.json", record(good=0.3))
     code, out, _ = artifact("compare", "toy", "--out", "other")
     assert code == ExitCode.MISMATCH
     assert "FAIL" in out
+
+
+@pytest.mark.parametrize(
+    ("good", "code", "verdict"), [(0.3, 1, "FAIL"), (0.7, 1, "TREND"), (0.9, 0, "PASS")]
+)
+def test_a_run_exits_as_compare_does_on_its_record(
+    artifact, expected, arm, monkeypatch, good, code, verdict
+):
+    def fake(config, folder, **options):
+        return arm(good if config.selection.strategy == "semantic" else 0.5)
+
+    monkeypatch.setattr(runner, "run_pipeline", fake)
+    found, out, _ = artifact("run", "toy", "--seed", "7", "--out", "other")
+    assert (found, verdict in out) == (code, True)
+    assert "other/report.html" in out  # it says how to read on, whatever the verdict
+    assert artifact("compare", "toy", "--seed", "7", "--out", "other")[0] == code
+    record = "other/toy/smoke/seed7/record.json"
+    assert artifact("run", "toy", "--from", "records", "--files", record)[0] == code
+
+
+def test_records_that_decide_nothing_exit_as_compare_does_for_nothing_ran(artifact, pipeline):
+    assert artifact("run", "toy")[0] == 0
+    found = artifact(
+        "run", "toy", "--from", "records", "--files", "runs/toy/smoke/seed0/record.json"
+    )
+    assert found[0] == artifact("compare", "toy")[0] == ExitCode.INCONCLUSIVE
+
+
+def test_the_help_of_run_and_compare_says_what_their_exit_codes_mean(artifact):
+    for command in ("run", "compare"):
+        code, out, _ = artifact(command, "--help")
+        assert code == 0
+        for word in ("Exit code", "FAIL", "TREND", "INCONCLUSIVE"):
+            assert word in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -186,3 +228,62 @@ def test_verbose_sends_the_log_to_stderr_as_well(artifact, pipeline, monkeypatch
 def test_commands_that_only_read_do_not_import_torch():
     program = "import sys, artifact.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+HOSTILE = "x\x1b[31m\u202e\b[/x][bold]"
+SHOWN = r"x\x1b[31m\u202e\x08[/x][bold]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("run", "toy", "--out", HOSTILE), 0),
+        (("run", "toy", "--out", HOSTILE, "--gpus", "0"), 2),
+        (("run", HOSTILE), 2),
+        (("run", "toy", "--setting", HOSTILE), 2),
+        (("run", "toy", "--from", HOSTILE), 2),
+        (("run", "toy", "--from", "samples", "--files", HOSTILE), 4),
+        (("run", "toy", HOSTILE), 2),
+        (("run", "toy", "--" + HOSTILE), 2),
+        ((HOSTILE,), 2),
+        (("doctor", "--out", HOSTILE), 0),
+        (("report", "--out", HOSTILE), 2),
+        (("expect", "toy", "--records", HOSTILE), 2),
+        (("fetch", HOSTILE), 2),
+        (("fetch", "cifar10", "--from", HOSTILE), 2),
+    ],
+)
+def test_what_was_typed_is_shown_as_text(artifact, pipeline, arguments, code):
+    found, out, err = artifact(*arguments)
+    assert found == code
+    assert all(line.isprintable() for line in (out + err).splitlines())
+    assert "\x1b" not in out + err
+    if "--gpus" not in arguments and "expect" not in arguments:
+        assert SHOWN in "".join((out + err).split("\n"))
+    if code:
+        assert err.splitlines()[-1].startswith("error: ")
+        assert out == ""
+
+
+def test_a_claim_of_a_stranger_is_shown_as_text(artifact, toy, toy_document, pipeline, monkeypatch):
+    toy_document["title"] = toy_document["statement"] = HOSTILE
+    toy_document["settings"]["smoke"]["compute_minutes"]["hardware"] = HOSTILE
+    arms = toy_document["settings"]["smoke"]["arms"]
+    arms[HOSTILE] = arms["plain"]
+    path = Path(os.environ["PRIVIMAGE_CLAIMS"]) / "toy" / "claim.yaml"
+    path.write_text(yaml.safe_dump(toy_document))
+    for command, code in ((("list",), 0), (("show", "toy"), 0), (("run", "toy", "--dry-run"), 2)):
+        found, out, err = artifact(*command)
+        assert found == code  # that is no name of a run
+        assert SHOWN in "".join((out + err).split("\n")) or command == ("list",)
+        assert all(line.isprintable() for line in (out + err).splitlines())
+
+
+def test_the_message_of_a_defect_is_text(artifact, monkeypatch):
+    def broken():
+        raise RuntimeError(HOSTILE)
+
+    monkeypatch.setattr(cli, "load_claims", broken)
+    code, _, err = artifact("list")
+    assert code == ExitCode.RUN_FAILED
+    assert err.splitlines()[-1] == f"RuntimeError: {SHOWN}"

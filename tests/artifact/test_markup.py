@@ -31,5 +31,17 @@ def test_headings_paragraphs_lists_and_tables_become_blocks():
     ]
 
 
+def test_what_was_escaped_stands_for_itself_and_parts_no_cell():
+    text = r"""
+- a \`b\` \*\*c\*\* \\
+
+| x \| y | z |
+"""
+    assert markdown_blocks(text) == [
+        Block("list", ["a `b` **c** \\"]),
+        Block("table", [], [["x | y", "z"]]),
+    ]
+
+
 def test_no_text_gives_no_blocks():
     assert markdown_blocks("") == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 from PIL import Image
 
 import artifact
@@ -14,6 +15,7 @@ from artifact.expected import expected_path
 from artifact.records import ClaimRecord, write_record
 from artifact.report import write_report
 from privimage.errors import UserError
+from privimage.plain_text import escaped
 
 EXPECTED = {
     "seeds": [0],
@@ -209,3 +211,55 @@ def test_several_claims_are_listed_first_with_their_verdicts(out, toy, record):
     assert 'href="#other-smoke"' in html.read_text()
     assert 'id="other-smoke"' in html.read_text()
     assert "| Another | smoke | 1 | INCONCLUSIVE |" in markdown.read_text()
+
+
+HOSTILE = (
+    "</td><script>alert(1)</script> | `x` [y](javascript:z) ![i](http://j) **b** \x1b[2J\u202e"
+)
+
+
+def hostile_run(out, record, text):
+    """A run of a stranger: `text` wherever a record, a statement or a ledger may hold any."""
+    run = record()
+    run.environment[text], run.environment["device_name"] = text, text
+    run.arms["good"]["selection"]["classes"] = {text: [text, f"a\n{text}"]}
+    run.arms["good"]["metrics"][text] = 0.5
+    run.arms["good"]["timings_seconds"][text] = 1.0
+    run.arms["good"]["data"]["sensitive"] = text
+    write_record(out / "toy/smoke/seed0/record.json", run)
+    folder = out / "toy/smoke/seed0/good"
+    statement = f"# {text}\n\n{text}\n\n- {text}\n\n| a | b |\n|---|---|\n| {text} | b |\n"
+    (folder / "privacy_statement.md").write_text(statement)
+    ledger = LEDGER | {"events": [LEDGER["events"][0] | {"name": text}]}
+    (folder / "ledger.json").write_text(json.dumps(ledger))
+
+
+def test_what_comes_from_a_stranger_is_text_in_both_reports(out, toy, record):
+    hostile_run(out, record, HOSTILE)
+    html, markdown = reports(out, toy)
+    for text in (html, markdown):
+        assert "alert" in text
+        assert not {"\x1b", "\u202e"} & {*text}
+    assert "<script" not in html
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").parse(markdown)
+    parts = [part for token in page for part in (token, *(token.children or ()))]
+    assert not {"html_block", "html_inline", "link_open"} & {part.type for part in parts}
+    pictures = [part.attrs["src"] for part in parts if part.type == "image"]
+    assert len(pictures) == 3
+    assert all((out / source).is_file() for source in pictures)
+
+
+def test_a_strangers_names_leave_the_markdown_in_its_form(out, toy, record):
+    forms = []
+    for text in ("name", "name | <b> `c` [d](e) # f"):
+        hostile_run(out, record, text)
+        # a page of its own: a bar in a name has to be escaped where it is written
+        statement = out / "toy/smoke/seed0/good/privacy_statement.md"
+        statement.write_text(
+            f"# {escaped(text)}\n\n| a | b |\n|---|---|\n| {escaped(text)} | b |\n"
+        )
+        _, markdown = reports(out, toy)
+        tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
+        forms.append([token.type for token in tokens])
+        assert text in "".join(p.content for token in tokens for p in token.children or ())
+    assert forms[0] == forms[1]

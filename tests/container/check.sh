@@ -140,7 +140,7 @@ pinned_versions() {
 from importlib.metadata import distributions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-lines = [line for line in open("requirements.txt").read().splitlines() if line[0] != "#"]
+lines = [line.rstrip(" \\") for line in open("requirements.txt").read().splitlines() if line[0] not in "# "]
 pins = [pin for pin in map(Requirement, lines) if pin.marker is None or pin.marker.evaluate()]
 pinned = {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
 for found in distributions():

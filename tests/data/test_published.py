@@ -1,6 +1,8 @@
 """Where published sets are looked for, and what is said when they are not there."""
 
+import hashlib
 import os
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,14 +12,13 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from privimage.data import array_folder, places, published
+from privimage.data import array_folder, places, published, published_files
 from privimage.data.cifar import CIFAR10, CIFAR100
 from privimage.data.places import DOWNLOADED, PREPARED, find_place, places_of
 from privimage.data.preparation import Preparation
 from privimage.data.published import find_published
-from privimage.data.published_files import INCEPTION
+from privimage.data.published_files import DOWNLOADS, INCEPTION, PublishedFile
 from privimage.errors import DataInvalidError, DataMissingError
-from privimage.evaluation.features import INCEPTION_FILE, INCEPTION_SHA256_PREFIX
 
 GREY4 = Preparation(image_size=4, color="grey")
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -110,8 +111,17 @@ def test_the_folders_of_cifar_are_those_that_are_read():
     assert {"cifar10": CIFAR10.folder, "cifar100": CIFAR100.folder} == places.CIFAR_FOLDERS
 
 
+def test_checksums_are_whole():
+    named = vars(published_files).values()
+    files = [file for group in DOWNLOADS.values() for file in group]
+    for file in files + [value for value in named if isinstance(value, PublishedFile)]:
+        assert re.fullmatch(r"[0-9a-f]+", file.digest)
+        assert len(file.digest) == 2 * hashlib.new(file.algorithm).digest_size, file.name
+    # by custom the name carries the beginning
+    assert f"-{INCEPTION.digest[:8]}.pth" in INCEPTION.name
+
+
 def test_the_weights_looked_for_are_those_that_are_loaded(tmp_path, monkeypatch):
-    assert (INCEPTION.name, INCEPTION.digest) == (INCEPTION_FILE, INCEPTION_SHA256_PREFIX)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert places.find_inception(tmp_path) is None
     in_hub = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION.name

@@ -11,10 +11,10 @@ from pytorch_fid import inception as fid
 from torch import Tensor, nn
 
 from privimage.data.places import default_data_root, find_inception
+from privimage.data.published_files import INCEPTION
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation import features
 from privimage.evaluation.features import (
-    INCEPTION_FILE,
     Extractor,
     extract_statistics,
     inception_extractor,
@@ -46,7 +46,7 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]
     for parameter in network.parameters():
         if parameter.dim() == 4:  # convolutions that keep the scale of what passes through them
             nn.init.kaiming_normal_(parameter)
-    path = tmp_path_factory.mktemp("weights") / INCEPTION_FILE
+    path = tmp_path_factory.mktemp("weights") / INCEPTION.name
     torch.save(network.state_dict(), path)
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -78,23 +78,47 @@ def test_without_weights_on_disk_there_is_no_inception(empty_folders):
 
 @pytest.mark.parametrize("place", ["data", "hub/checkpoints"])
 def test_weights_are_found_in_the_data_folder_and_in_torchs_cache(empty_folders, place):
-    path = empty_folders / place / INCEPTION_FILE
+    path = empty_folders / place / INCEPTION.name
     path.parent.mkdir(parents=True)
     path.touch()
     assert find_inception(default_data_root()) == path
 
 
 def test_found_weights_with_other_content_are_an_error(empty_folders):
-    path = empty_folders / "data" / INCEPTION_FILE
+    path = empty_folders / "data" / INCEPTION.name
     path.parent.mkdir()
     path.write_bytes(b"not the weights")
     digest = hashlib.sha256(b"not the weights").hexdigest()
-    with pytest.raises(DataInvalidError, match=f"begins with {digest[:8]}, not 6726825d"):
+    with pytest.raises(DataInvalidError, match=f"SHA-256 is {digest}, not 6726825d0af5"):
         inception_extractor(None, device=CPU)
 
 
+def test_no_digit_of_the_digest_may_differ(random_weights):
+    path, sha256 = random_weights
+    other = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
+    for digest in (other, sha256[:8], ""):
+        with pytest.raises(DataInvalidError, match=f"SHA-256 is {sha256}"):
+            inception_extractor(path, device=CPU, sha256=digest)
+
+
+def test_what_was_checked_is_what_is_parsed(random_weights, monkeypatch):
+    path, sha256 = random_weights
+    read, parsed = Path.read_bytes, torch.load
+
+    def swapped(file, **options):
+        monkeypatch.setattr(Path, "read_bytes", lambda self: b"swapped")
+        monkeypatch.setattr(Path, "open", lambda *args, **named: pytest.fail("read again"))
+        assert hashlib.sha256(file.read()).hexdigest() == sha256
+        file.seek(0)
+        return parsed(file, **options)
+
+    monkeypatch.setattr(torch, "load", swapped)
+    assert inception_extractor(path, device=CPU, sha256=sha256) is not None
+    monkeypatch.setattr(Path, "read_bytes", read)
+
+
 def test_a_named_file_that_is_missing_is_an_error(empty_folders):
-    with pytest.raises(DataMissingError, match=INCEPTION_FILE):
+    with pytest.raises(DataMissingError, match=INCEPTION.name):
         inception_extractor(empty_folders / "elsewhere.pth", device=CPU)
 
 
@@ -107,7 +131,7 @@ def test_content_is_checked_before_it_is_parsed(random_weights, monkeypatch):
 @pytest.mark.parametrize("num_channels", [1, 3])
 def test_inception_features_are_those_of_pytorch_fid(random_weights, monkeypatch, num_channels):
     path, sha256 = random_weights
-    extractor = inception_extractor(path, device=CPU, sha256_prefix=sha256)
+    extractor = inception_extractor(path, device=CPU, sha256=sha256)
     assert extractor is not None
     assert (extractor.metric, extractor.dims) == ("fid", 2048)
 
@@ -125,7 +149,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"fc.weight": os.getcwd}, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(pickle.UnpicklingError):
-        inception_extractor(path, device=CPU, sha256_prefix=sha256)
+        inception_extractor(path, device=CPU, sha256=sha256)
 
 
 def test_weights_of_another_layout_are_refused(tmp_path):
@@ -133,4 +157,4 @@ def test_weights_of_another_layout_are_refused(tmp_path):
     torch.save(nn.Linear(2, 2).state_dict(), path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(RuntimeError, match="Missing key"):
-        inception_extractor(path, device=CPU, sha256_prefix=sha256)
+        inception_extractor(path, device=CPU, sha256=sha256)
