@@ -109,8 +109,7 @@ def circumstances(run: Run) -> Circumstances:
 
 def steps_taken(run: Run) -> int | None:
     """How many charged steps are in the model; None if it was made where that was not noted."""
-    home = run.donor.folder if run.donor and run.donor.brings_ledger else run.folder
-    path = home / "finetune.json"
+    path = run.folder / "finetune.json"
     return json.loads(path.read_text())["steps_taken"] if path.exists() else None
 
 

@@ -258,8 +258,8 @@ def _taken_over(entry: str | None) -> list[str]:
             "as well; what else that run released is in its own ledger."
         ]
     return [
-        "The private model was made by another run, whose ledger this is; clip norm, noise copies, "
-        "published size and code are those of this run's settings."
+        "The private model was made by another run with the same settings, whose ledger this is; "
+        "the code is this run's."
     ]
 
 
