@@ -4,6 +4,7 @@ that somebody can subtract.
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def seeded(tmp_path_factory, toy_mapping, finished):
 def take_over(toy_settings, finished, tmp_path):
     """Runs with the first stages of a folder, into a new one; nothing is left if it is refused."""
 
-    def run(folder, entry="pretrained", overrides=None, *, into="mine"):
+    def run(folder, entry: Any = "pretrained", overrides=None, *, into="mine"):
         theirs, mine = finished / "shared", tmp_path / "shared"
         config = load_config(toy_settings, overrides)
         donor = Donor(folder, entry, shared=theirs)

@@ -9,7 +9,7 @@ import zlib
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -42,5 +42,5 @@ def read_idx(path: Path, *, num_dimensions: int) -> UInt8[np.ndarray, "..."]:
     return np.frombuffer(content, np.uint8).reshape(shape).copy()
 
 
-def _unzipped(file: BinaryIO, suffix: str) -> AbstractContextManager[IO[bytes]]:
+def _unzipped(file: BinaryIO, suffix: str) -> AbstractContextManager[Any]:
     return gzip.open(file) if suffix == ".gz" else nullcontext(file)
