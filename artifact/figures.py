@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from artifact.epsilons import Line
 from artifact.wording import arm_title
+from privimage.plain_files import read_bounded
 
 Lines = list[dict[str, Any]]
 PANELS = (  # stage, entry, title; one panel each
@@ -32,7 +33,7 @@ INK, FAINT, GREY = "#30363d", "#e3e6ea", "#9aa3ad"
 def png_uri(path: Path) -> str | None:
     """The PNG file as a data URI, or None if it is not there or is not a PNG."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path)
     except OSError:
         return None
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -47,7 +48,7 @@ def read_stats(path: Path) -> Lines:
     """
     lines: Lines = []
     try:
-        text = path.read_text()
+        text = read_bounded(path).decode()
     except (OSError, UnicodeDecodeError):
         return lines
     for row in text.splitlines():

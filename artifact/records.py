@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from privimage.durable import write_json_durably
-from privimage.errors import UserError
+from privimage.errors import DataInvalidError, UserError
+from privimage.plain_files import read_bounded
 
 FORMAT = 1
 ARM_FORMAT = 1  # privimage.record.RECORD_FORMAT
@@ -71,12 +72,14 @@ def read_record(path: Path) -> ClaimRecord:
     """Read and check a record; RecordError says what is wrong with it."""
     try:
         values = json.loads(
-            path.read_text(), parse_constant=_refuse, parse_float=_finite, parse_int=_finite_int
+            read_bounded(path), parse_constant=_refuse, parse_float=_finite, parse_int=_finite_int
         )
     except OSError as error:
         raise RecordError(
             f"{path} cannot be read ({error.strerror}); check the path, or run the claim again"
         ) from error
+    except DataInvalidError:
+        raise
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is not a record ({error}); run the claim again") from error
     fault = _fault(values)
@@ -131,7 +134,11 @@ def _fault(values: Any) -> str | None:
     except UnicodeEncodeError:
         return "it holds half characters that no text file can hold"
     faults = (_arm_fault(name, arm) for name, arm in values["arms"].items())
-    return next((fault for fault in faults if fault), None)
+    if fault := next((fault for fault in faults if fault), None):
+        return fault
+    if values.get("insecure") is not any(arm["insecure"] for arm in values["arms"].values()):
+        return "it does not say, or contradicts its arms, whether its noise is secure"
+    return None
 
 
 def _arm_fault(name: str, arm: Any) -> str | None:

@@ -4,7 +4,8 @@ Everything found is shown, finished or not, and what is missing is named. Record
 pictures, curves and ledgers are there where run folders are. Pictures are of the lowest seed;
 numbers are over all seeds. It shows released things (synthetic images, public images, numbers from
 the ledger and the evaluation), and times and memory, which follow the private sample: claims run on
-published images.
+published images. A link in a run folder is refused: a report is to be handed on, and another file
+than a run's own would be in it.
 """
 
 import datetime
@@ -36,6 +37,7 @@ from artifact.tables import (
 from artifact.wording import arm_title
 from privimage.durable import write_durably
 from privimage.errors import UserError
+from privimage.plain_files import inside, read_bounded
 from privimage.plain_text import code_span, escaped, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -150,10 +152,11 @@ def collect_section(root: Path, claim: Claim, setting: str, *, out: Path) -> Sec
         claim, setting, records=records, expected=load_expected(claim).get(setting)
     )
     checks = comparison.checks
+    views = [_arm_view(out, folder, arm, records) for arm in arms]
     return Section(
         comparison=comparison,
         meaning=MEANING[comparison.verdict],
-        arms=[_arm_view(out, folder, arm, records) for arm in arms],
+        arms=views,
         unfinished=[arm_title(arm) for arm in names if not _is_finished(arm, records)],
         paper=paper_table(claim, setting, records, checks),
         is_judged_by_paper=setting == AGAINST_PAPER,
@@ -162,10 +165,13 @@ def collect_section(root: Path, claim: Claim, setting: str, *, out: Path) -> Sec
         stages=stage_table(arms, records),
         privacy=privacy_rows(arms, records),
         epsilons=epsilons_uri(epsilon_panels(claim, setting, records)),
-        curves=curves_uri({arm: read_stats(folder / arm / "stats.jsonl") for arm in arms}),
-        statement=markdown_blocks(_read_text(folder / chosen.main_arm / "privacy_statement.md")),
+        curves=curves_uri({arm: read_stats(inside(folder, f"{arm}/stats.jsonl")) for arm in arms}),
+        statement=markdown_blocks(
+            _read_text(inside(folder, f"{chosen.main_arm}/privacy_statement.md"))
+        ),
         environment=records[0].environment if records else {},
-        insecure=any(record.insecure for record in records),
+        insecure=any(record.insecure for record in records)
+        or any((view.ledger or {}).get("insecure", False) is not False for view in views),
         look_alikes=claim.look_alikes or {},
     )
 
@@ -181,19 +187,19 @@ def _arm_view(out: Path, folder: Path, arm: str, records: Sequence[ClaimRecord])
     classes = records[0].entry(arm, "selection.classes") if records else None
     return ArmView(
         title=arm_title(arm),
-        samples=png_uri(folder / arm / "samples.png"),
+        samples=png_uri(inside(folder, f"{arm}/samples.png")),
         samples_path=relative("samples.png"),
-        chosen=png_uri(folder / arm / "query" / "chosen_classes.png"),
+        chosen=png_uri(inside(folder, f"{arm}/query/chosen_classes.png")),
         chosen_path=relative("query/chosen_classes.png"),
         classes=classes or {},
-        ledger=_read_ledger(folder / arm / "ledger.json"),
+        ledger=_read_ledger(inside(folder, f"{arm}/ledger.json")),
         privacy=(records[0].entry(arm, "privacy") if records else None) or {},
     )
 
 
 def _read_ledger(path: Path) -> dict[str, Any] | None:
     try:
-        ledger = json.loads(path.read_text())
+        ledger = json.loads(read_bounded(path))
     except (OSError, ValueError):
         return None
     return ledger if isinstance(ledger, dict) and isinstance(ledger.get("events"), list) else None
@@ -201,7 +207,7 @@ def _read_ledger(path: Path) -> dict[str, Any] | None:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text()
+        return read_bounded(path).decode()
     except OSError:
         return ""
 

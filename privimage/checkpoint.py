@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from privimage.durable import write_durably
 from privimage.errors import DataInvalidError
 
 logger = logging.getLogger(__name__)
+INSECURE = "insecure"
 MAGIC = b"privimage checkpoint"
 TIME_SHARE = 0.02  # of a stage's time may go into writing checkpoints
 PAID_TIME_SHARE = 0.5  # where privacy paid for it: each step that lasts twice a save or more
@@ -104,10 +106,28 @@ class Checkpoint:
 NOT_KEPT = Checkpoint(None)
 
 
-def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    """Finished weights as safetensors."""
+def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> None:
+    """Finished weights as safetensors, which say in their metadata whether noise that they rest on
+    had a seed, so that no guarantee holds.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_durably(path, safetensors.torch.save(tensors))
+    metadata = {INSECURE: json.dumps(insecure)}
+    write_durably(path, safetensors.torch.save(tensors, metadata))
+
+
+def weights_are_insecure(path: Path) -> bool:
+    """What the weights say of that; DataInvalidError if they do not say."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get(INSECURE)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataInvalidError(f"{path} cannot be read as weights; copy it again") from error
+    if said not in ("true", "false"):
+        raise DataInvalidError(
+            f"{path} does not say whether the noise it rests on was secure; take weights over that "
+            "this version wrote"
+        )
+    return said == "true"
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

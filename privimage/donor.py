@@ -1,22 +1,24 @@
 """Entering a run later: its first stages are taken over from another run's folder.
 
 `pretrained` takes the query's answer and the pre-trained model, `finetuned` the private model too,
-`samples` the synthetic images too. Every file is checked against the donor's manifests. Nothing
-private is copied. An answer that is taken over was paid for elsewhere, but what is made of it here
-depends on it: this run's ledger is charged for it as well. From `finetuned` on, the donor's ledger
-is this run's ledger, for nothing more is asked of the sensitive images.
+`samples` the synthetic images too. Every file is checked against the donor's manifests, and
+`privimage.takeover` sees that they are what this run would have made. Nothing private is copied.
+An answer that is taken over was paid for elsewhere, but what is made of it here depends on it:
+this run's ledger is charged for it as well. From `finetuned` on, the donor's ledger is this run's
+ledger, for nothing more is asked of the sensitive images.
 """
 
+import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from privimage import manifest
-from privimage.data.image_set import ImageSet
-from privimage.durable import file_sha256, write_durably
+from privimage.durable import file_sha256, replaced_durably, write_durably
 from privimage.errors import DataInvalidError, DataMissingError, RunFolderError
+from privimage.plain_files import inside, open_plain, read_bounded
+from privimage.privacy.ledger import PrivacyLedger
 
 Entry = Literal["pretrained", "finetuned", "samples"]
 TAKEN_OVER: dict[Entry, tuple[str, ...]] = {
@@ -25,7 +27,12 @@ TAKEN_OVER: dict[Entry, tuple[str, ...]] = {
     "samples": ("query", "selection", "pretrain", "finetune", "generate"),
 }
 # weights that a later entry has no use for
-NOT_NEEDED = {"finetuned": ("pretrain",), "samples": ("pretrain", "finetune")}
+NOT_NEEDED: dict[Entry, tuple[str, ...]] = {
+    "pretrained": (),
+    "finetuned": manifest.PRODUCTS["pretrain"],
+    "samples": (*manifest.PRODUCTS["pretrain"], "model.safetensors"),
+}
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,100 +46,138 @@ class Donor:
     def gives(self, stage: str) -> bool:
         """Whether the stage is taken over and not done here."""
         if stage == "query_network":
-            return self.shared is not None and manifest.read(self.shared, stage) is not None
+            return self.shared is not None and manifest.exists(self.shared, stage)
         return stage in TAKEN_OVER[self.entry]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Whatever it gives, in order."""
+        return tuple(name for name in manifest.PRODUCTS if self.gives(name))
 
     @property
     def brings_ledger(self) -> bool:
         """Whether nothing more is asked of the sensitive images."""
         return self.entry != "pretrained"
 
+    def home(self, stage: str) -> Path:
+        """The folder in which a stage's files lie."""
+        return self.shared if stage == "query_network" and self.shared else self.folder
+
+    def made_from(self, stage: str) -> dict[str, Any]:
+        """What the stage rested on where it was done, maybe by a donor of the donor."""
+        inputs = dict((manifest.read(self.home(stage), stage) or {"inputs": {}})["inputs"])
+        inputs.pop(manifest.TAKEN_OVER, None)
+        return inputs
+
+    def did(self, stage: str) -> bool:
+        """Whether the donor did the stage itself; only then its key names the images in it."""
+        found = manifest.read(self.home(stage), stage)
+        return found is not None and manifest.TAKEN_OVER not in found["inputs"]
+
     def inputs(self, stage: str) -> dict[str, Any]:
-        """What identifies the stage in this run's manifest: the hashes of the donor's files."""
-        return {"taken_over": self._outputs(stage)}
+        """What identifies the stage in this run's manifest: all it rests on, and what it left."""
+        left = manifest.results(self.home(stage), stage)
+        return self.made_from(stage) | {manifest.TAKEN_OVER: left}
+
+    def needed(self, stage: str) -> dict[str, str]:
+        """The files that are taken over, with their hashes."""
+        results = manifest.results(self.home(stage), stage).items()
+        return {name: digest for name, digest in results if name not in NOT_NEEDED[self.entry]}
 
     def check(self) -> None:
         """Before any work: is everything there, and is it what the donor's manifests say?"""
-        for stage in ("query_network", *TAKEN_OVER[self.entry]):
-            if self.gives(stage):
-                self._check_stage(stage)
-        if self.brings_ledger and not (self.folder / "ledger.json").is_file():
+        for stage in self.stages:
+            self._check_stage(stage)
+        self.ledger()
+
+    def ledger(self) -> PrivacyLedger:
+        """The account of what its files cost, as a copy in memory."""
+        path = inside(self.folder, "ledger.json")
+        if not path.exists():
             raise DataMissingError(
                 f"{self.folder} has no ledger.json, so what its model cost is not known; "
                 "copy the ledger with the model"
             )
+        try:
+            return PrivacyLedger.replica(json.loads(read_bounded(path)))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            raise DataInvalidError(f"{path} is not a privacy ledger; copy it again") from error
+
+    def document(self, name: str) -> dict[str, Any]:
+        """A JSON object of its folder; DataInvalidError for anything else."""
+        path = inside(self.folder, name)
+        try:
+            found = json.loads(read_bounded(path))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataInvalidError(f"{path} cannot be read; copy it again") from error
+        if not isinstance(found, dict):
+            raise DataInvalidError(f"{path} is no JSON object; copy it again")
+        return found
 
     def take_over(self, stage: str, folder: Path) -> list[str]:
-        """Copy the files of a stage into `folder`; returns their names."""
+        """Copy the files of a stage into `folder`; returns their names. What was checked is what
+        is written: a file that changed on the way is refused, and its place stays as it was.
+        """
         self._check_stage(stage)
-        names = list(self._outputs(stage))
-        for name in names:
-            source, target = self._home(stage) / name, folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(target.name + ".partial")
-            shutil.copyfile(source, partial)
-            partial.replace(target)
-        return names
+        needed = self.needed(stage)
+        for name, digest in needed.items():
+            seen = hashlib.sha256()
+            with (
+                open_plain(inside(self.home(stage), name)) as source,
+                replaced_durably(inside(folder, name)) as target,
+            ):
+                while block := source.read(BLOCK_BYTES):
+                    seen.update(block)
+                    target.write(block)
+                if seen.hexdigest() != digest:
+                    raise _changed(source.name, stage)
+        return list(needed)
 
     def take_over_ledger(self, folder: Path) -> str:
-        """Copy the donor's ledger unless it is here already; returns its name of the images."""
-        target = folder / "ledger.json"
-        if not target.exists():
-            write_durably(target, (self.folder / "ledger.json").read_bytes())
-        try:
-            return str(json.loads(target.read_text())["data_id"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataInvalidError(f"{target} is not a privacy ledger; copy it again") from error
+        """Copy the donor's ledger, or find it here already; returns its name of the images.
 
-    def check_receipt(
-        self, sensitive: ImageSet, *, noise_multiplier: float, classes_per_image: int
-    ) -> None:
-        """RunFolderError unless the answer was released as this run accounts for it.
-
-        That it is an answer about these very images can be seen only beside the donor's key.
+        Another account that lies here stays, and so does what it says: RunFolderError.
         """
-        path = self.folder / "query" / "answer.json"
+        theirs, target = self.ledger().to_dict(), inside(folder, "ledger.json")
+        if not target.exists():
+            write_durably(target, read_bounded(inside(self.folder, "ledger.json")))
+        elif self._other_ledger(target, theirs):
+            raise RunFolderError(
+                f"{target} is not the ledger of {self.folder}: what was done here so far is "
+                "accounted for in another one; use a new run folder"
+            )
+        return str(theirs["data_id"])
+
+    def _other_ledger(self, path: Path, theirs: dict[str, Any]) -> bool:
         try:
-            receipt = json.loads(path.read_text())["receipt"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataMissingError(f"{path} holds no receipt; give a complete run") from error
-        asked: dict[str, Any] = {
-            "noise_multiplier": noise_multiplier,
-            "classes_per_image": classes_per_image,
-        }
-        key = self.folder / "private" / "data_key"
-        if key.is_file():
-            asked["data_id"] = sensitive.fingerprint(key.read_bytes())
-        for name, value in asked.items():
-            if receipt.get(name) != value:
-                raise RunFolderError(
-                    f"the query answer of {self.folder} has {name} {receipt.get(name)}, and this "
-                    f"run {value}; take over an answer that was released with the same settings"
-                )
-
-    def _home(self, stage: str) -> Path:
-        return self.shared if stage == "query_network" and self.shared else self.folder
-
-    def _outputs(self, stage: str) -> dict[str, str]:
-        outputs = (manifest.read(self._home(stage), stage) or {}).get("outputs", {})
-        skipped = NOT_NEEDED.get(self.entry, ())
-        return {} if stage in skipped else outputs
+            return json.loads(read_bounded(path)) != theirs
+        except (OSError, ValueError, RecursionError):
+            return True
 
     def _check_stage(self, stage: str) -> None:
-        home = self._home(stage)
+        home = self.home(stage)
+        inside(home, f"stages/{stage}.json")
         found = manifest.read(home, stage)
+        if found is None and manifest.exists(home, stage):
+            raise DataInvalidError(
+                f"{home / 'stages' / stage}.json is no manifest of {stage}: one names the files "
+                f"{', '.join(manifest.PRODUCTS[stage])} and no others, each with its SHA-256; do "
+                "not trust this folder, or copy it again"
+            )
         if found is None or found["state"] != "done":
             raise DataMissingError(
                 f"{home} has no finished stage {stage}; give a run folder for --from {self.entry}"
             )
-        for name, digest in self._outputs(stage).items():
-            path = home / name
-            if not path.resolve().is_relative_to(home.resolve()):
-                raise DataInvalidError(f"{home}: {name} of stage {stage} lies outside the folder")
-            if not path.is_file():
+        for name, digest in self.needed(stage).items():
+            path = inside(home, name)
+            if not path.exists():
                 raise DataMissingError(f"{path} of stage {stage} is missing; copy it as well")
             if file_sha256(path) != digest:
-                raise DataInvalidError(
-                    f"{path} is not the file that stage {stage} left: its SHA-256 differs from "
-                    "the manifest's; copy it again"
-                )
+                raise _changed(path, stage)
+
+
+def _changed(path: Any, stage: str) -> DataInvalidError:
+    return DataInvalidError(
+        f"{path} is not the file that stage {stage} left: its SHA-256 differs from the "
+        "manifest's; copy it again"
+    )

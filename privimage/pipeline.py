@@ -40,6 +40,7 @@ from privimage.donor import Donor
 from privimage.durable import write_durably, write_json_durably
 from privimage.errors import ConfigError, DataInvalidError, DataMissingError, RunFolderError
 from privimage.hardware import usable_cores
+from privimage.plain_files import refuse_links
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
@@ -47,6 +48,7 @@ from privimage.record import MEASURED, make_record, write_statement
 from privimage.semantics.query import QUERY, check_selection_fits
 from privimage.stages import STAGES, ImageSets, Run, Stage
 from privimage.stages.run import checkpoint_folder
+from privimage.takeover import check_takeover
 from privimage.training.finetune import Observer, unobserved
 from privimage.training.runlog import Progress, silent
 from privimage.world import ALONE, World
@@ -74,7 +76,8 @@ def run_pipeline(
     work for what a user can put right, and BudgetError if the promise cannot be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
-    with opened(config, folder, data_root=data_root, donor=donor) as (sets, plan, ledger, source):
+    with opened(config, folder, shared=shared, data_root=data_root, donor=donor) as found:
+        sets, plan, ledger, source = found
         reserve(ledger, plan, donor)
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
@@ -107,6 +110,7 @@ def opened(
     config: RunConfig,
     folder: Path,
     *,
+    shared: Path | None = None,
     data_root: Path | None = None,
     donor: Donor | None = None,
 ) -> Iterator[tuple[ImageSets, dict[str, Mechanism], PrivacyLedger, RandomSource]]:
@@ -115,11 +119,14 @@ def opened(
     """
     if donor is not None:
         donor.check()
+    refuse_links(shared or folder)
     sets = load_image_sets(config, data_root=data_root)
     check_fits(config, sets, needs_public=donor is None)
     plan = plan_mechanisms(config)
+    source = random_source(config)
+    if donor is not None:
+        check_takeover(donor, config, sets, plan, source, folder=folder, shared=shared)
     with locked(folder):
-        source = random_source(config)
         ledger = open_ledger(config, folder, sets, source, donor)
         refuse_older_ledger(folder, ledger)
         refuse_other_settings(config, folder, ledger)
@@ -267,14 +274,9 @@ def follow_me(run: Run, *, work: bool) -> None:
 
 def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:
     """A stage's files from the donor. The query's answer is charged here too, before it is used."""
-    if stage.charges == QUERY and not donor.brings_ledger and QUERY in run.ledger.reserved:
-        donor.check_receipt(
-            run.sets.sensitive,
-            noise_multiplier=run.config.privacy.query_noise_multiplier,
-            classes_per_image=run.config.selection.classes_per_label,
-        )
-        if not run.ledger.charged(QUERY):
-            run.ledger.charge(QUERY)
+    is_free = donor.brings_ledger or QUERY not in run.ledger.reserved
+    if stage.charges == QUERY and not is_free and not run.ledger.charged(QUERY):
+        run.ledger.charge(QUERY)
     return donor.take_over(stage.name, folder)
 
 
@@ -283,6 +285,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder: a second process gets a RunFolderError instead of mixing its files
     in.
     """
+    refuse_links(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("w")

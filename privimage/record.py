@@ -112,11 +112,9 @@ def circumstances(run: Run) -> Circumstances:
     )
 
 
-def steps_taken(run: Run) -> int | None:
-    """How many charged steps are in the model; None if it was made where that was not noted."""
-    home = run.donor.folder if run.donor and run.donor.brings_ledger else run.folder
-    path = home / "finetune.json"
-    return json.loads(path.read_text())["steps_taken"] if path.exists() else None
+def steps_taken(run: Run) -> int:
+    """How many charged steps are in the model."""
+    return json.loads((run.folder / "finetune.json").read_text())["steps_taken"]
 
 
 def code_identity() -> dict[str, str]:
@@ -135,7 +133,6 @@ def code_identity() -> dict[str, str]:
 def _privacy(run: Run) -> dict[str, Any]:
     promised, ledger = run.config.privacy, run.ledger
     query, sgd = ledger.reserved.get(QUERY), ledger.reserved[DP_SGD]
-    taken = steps_taken(run)
     return {
         "epsilon": ledger.epsilon(promised.accountant),
         "epsilon_rdp": ledger.epsilon("rdp"),
@@ -147,7 +144,7 @@ def _privacy(run: Run) -> dict[str, Any]:
         "sgd_noise_multiplier": sgd.noise_multiplier,
         "sampling_rate": sgd.sampling_rate,
         "steps": ledger.charged(DP_SGD),
-        **({} if taken is None else {"steps_taken": taken}),
+        "steps_taken": steps_taken(run),
         "clip_norm": promised.clip_norm,
     }
 

@@ -1,6 +1,7 @@
 """Shape annotations of the library are checked by beartype here, and only here."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ import tests.typecheck  # noqa: F401  (the hook below looks it up by name)
 
 hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
+
+from privimage.config import load_config  # noqa: E402  (after the hook, which wraps it)
+from privimage.pipeline import run_pipeline  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +64,21 @@ def toy_mapping():
             "compile": False,
         },
     }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, toy_mapping):
+    """The run folder of a toy run, `run`, with its query network in `shared` beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_pipeline(load_config(toy_mapping), folder / "run", shared=folder / "shared")
+    return folder
+
+
+@pytest.fixture
+def donated(finished, tmp_path):
+    """A copy of it that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "theirs")
+    return tmp_path / "theirs"
 
 
 @pytest.fixture

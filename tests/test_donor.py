@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -11,27 +12,16 @@ from privimage.errors import DataInvalidError, DataMissingError, RunFolderError
 from privimage.pipeline import run_pipeline
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, toy_mapping):
-    """A run folder at epsilon 10 with its query network in `shared` beside it."""
-    folder = tmp_path_factory.mktemp("donor")
-    run_pipeline(load_config(toy_mapping), folder / "run", shared=folder / "shared")
-    return folder
-
-
-@pytest.fixture
-def donated(finished, tmp_path):
-    """A copy of it that a test may spoil."""
-    shutil.copytree(finished, tmp_path / "theirs")
-    return tmp_path / "theirs"
-
-
 def ledger_of(folder):
     return json.loads((folder / "ledger.json").read_text())
 
 
 def charged(folder):
     return {event["name"]: event["charged"] for event in ledger_of(folder)["events"]}
+
+
+def everything_below(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def no_public_set(*arguments, **named):
@@ -138,46 +128,92 @@ def test_later_entries_do_not_need_the_weights_of_earlier_ones(toy_settings, don
     )
 
 
-def test_a_manifest_cannot_point_outside_its_folder(toy_settings, donated, tmp_path):
-    outside = tmp_path / "secret"
-    outside.write_text("mine")
-    path = donated / "run" / "stages" / "pretrain.json"
-    manifest = json.loads(path.read_text())
-    manifest["outputs"] = {"../../secret": file_sha256(outside)}
-    path.write_text(json.dumps(manifest))
-    with pytest.raises(DataInvalidError, match="lies outside the folder"):
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("pretrain", "../../secret"),
+        ("pretrain", "SECRET"),  # the absolute path
+        ("pretrain", "query/../../../secret"),
+        ("pretrain", "./pretrained.safetensors"),  # one file by a second name
+        ("pretrain", "Pretrained.safetensors"),
+        ("query", "query\\answer.json"),
+        ("query", "model.safetensors"),  # a product of another stage
+        ("selection", "private/data_key"),
+        ("selection", ".lock"),
+    ],
+)
+def test_a_manifest_names_products_of_its_stage_alone(toy_settings, donated, tmp_path, stage, name):
+    secret = tmp_path / "secret"
+    secret.write_text("mine")
+    name = str(secret) if name == "SECRET" else name
+    path = donated / "run" / "stages" / f"{stage}.json"
+    document = json.loads(path.read_text())
+    document["outputs"][name] = file_sha256(secret)
+    path.write_text(json.dumps(document))
+    before = everything_below(tmp_path)
+    with pytest.raises(DataInvalidError, match=f"no manifest of {stage}"):
+        run_pipeline(
+            load_config(toy_settings), tmp_path / "mine", donor=Donor(donated / "run", "pretrained")
+        )
+    assert everything_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["pretrained.safetensors", "stages/query.json", "ledger.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_donor_holds_plain_files_alone(toy_settings, donated, tmp_path, name, kind):
+    path = donated / "run" / name
+    path.rename(tmp_path / "elsewhere")
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataInvalidError, match=f"is a {kind}"):
         Donor(donated / "run", "pretrained").check()
 
 
-def test_an_answer_with_other_noise_is_refused_and_not_charged(toy_settings, finished, tmp_path):
-    config = load_config(toy_settings, {"privacy.query_noise_multiplier": 9.0})
-    with pytest.raises(RunFolderError, match="noise_multiplier 8"):
-        run_pipeline(
-            config,
-            tmp_path / "mine",
-            shared=finished / "shared",
-            donor=Donor(finished / "run", "pretrained"),
-        )
-    assert charged(tmp_path / "mine") == {"semantic_query": 0, "dp_sgd": 0}
+def test_no_folder_of_a_donor_is_a_link(donated, tmp_path):
+    (donated / "run" / "query").rename(tmp_path / "query")
+    (donated / "run" / "query").symlink_to(tmp_path / "query")
+    with pytest.raises(DataInvalidError, match=r"query in .* is a link"):
+        Donor(donated / "run", "pretrained").check()
 
 
-def test_an_answer_about_other_images_is_refused_where_the_key_shows_it(
-    toy_settings, donated, tmp_path
+@pytest.mark.parametrize("place", ["query", "model.safetensors", ".lock", "stats.jsonl"])
+def test_nothing_is_written_through_a_link_in_the_run_folder(
+    toy_settings, finished, tmp_path, place
 ):
-    (donated / "run" / "private" / "data_key").write_bytes(bytes(32))
-    with pytest.raises(RunFolderError, match="data_id"):
-        run_pipeline(
-            load_config(toy_settings),
-            tmp_path / "mine",
-            shared=donated / "shared",
-            donor=Donor(donated / "run", "pretrained"),
-        )
+    elsewhere, mine = tmp_path / "elsewhere", tmp_path / "mine"
+    mine.mkdir()
+    if place == "query":
+        elsewhere.mkdir()
+    else:
+        elsewhere.write_text("kept")
+    (mine / place).symlink_to(elsewhere)
+    before = everything_below(tmp_path)
+    donor = Donor(finished / "run", "finetuned", shared=finished / "shared")
+    with pytest.raises(RunFolderError, match="is a link, and a run folder holds plain files"):
+        run_pipeline(load_config(toy_settings), mine, shared=tmp_path / "shared", donor=donor)
+    assert everything_below(tmp_path) == before
 
 
-def test_a_model_made_with_other_settings_is_refused(toy_settings, finished, tmp_path):
-    config = load_config(toy_settings, {"privacy.num_steps": 4})
-    with pytest.raises(RunFolderError, match="was made with dp_sgd as"):
-        run_pipeline(config, tmp_path / "mine", donor=Donor(finished / "run", "finetuned"))
+def test_a_file_that_changes_while_it_is_copied_is_not_taken_over(donated, tmp_path, monkeypatch):
+    donor, mine = Donor(donated / "run", "pretrained"), tmp_path / "mine"
+    monkeypatch.setattr(Donor, "_check_stage", lambda *_: None)  # it was right a moment ago
+    weights = donated / "run" / "pretrained.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataInvalidError, match="SHA-256 differs"):
+        donor.take_over("pretrain", mine)
+    assert not [path for path in mine.rglob("*") if path.is_file()]
+
+
+def test_another_ledger_that_lies_here_stays_and_no_model_is_taken_over_beside_it(
+    toy_settings, finished, donated, tmp_path
+):
+    config, mine, shared = load_config(toy_settings), tmp_path / "mine", finished / "shared"
+    run_pipeline(config, mine, shared=shared, donor=Donor(finished / "run", "samples"))
+    before = ledger_of(mine)
+    shutil.rmtree(donated / "run")
+    run_pipeline(config, donated / "run", shared=shared)
+    with pytest.raises(RunFolderError, match="is not the ledger of"):
+        run_pipeline(config, mine, shared=shared, donor=Donor(donated / "run", "samples"))
+    assert ledger_of(mine) == before
 
 
 def test_a_rehearsal_takes_a_first_step_of_every_stage_and_says_so(toy_settings, tmp_path):

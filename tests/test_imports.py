@@ -5,7 +5,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # who may import whom inside privimage; these top-level modules serve everybody
-BASE = {"errors", "durable", "hardware", "checkpoint", "world", "synced_norm"}
+BASE = {"errors", "durable", "plain_files", "hardware", "checkpoint", "world", "synced_norm"}
 ALLOWED = {
     "data": set(),
     "privacy": set(),

@@ -1,8 +1,9 @@
 """Folders and zip files from strangers, listed and read without trusting them.
 
-Nothing is ever extracted. Refused: names that climb out of the archive, links that lead out of
-the folder, encrypted members, unusual compressions, members above a bounded number of bytes. What
-is read may be private; only relative names appear in messages.
+Nothing is ever extracted. Refused: names that climb out of the archive or stand in it twice, links
+that lead out of the folder or nowhere, pipes and devices, encrypted members, unusual compressions,
+members above a bounded number of bytes. What is read may be private; only relative names appear in
+messages.
 """
 
 import os
@@ -12,12 +13,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from privimage.errors import DataInvalidError
+from privimage.plain_files import open_plain
 
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_MEMBERS = 10_000_000
@@ -63,13 +65,17 @@ def open_listing(path: Path) -> Iterator[Listing]:
     if path.is_dir():
         yield _list_folder(path.resolve())
         return
-    try:
-        archive = zipfile.ZipFile(path)
-    except DAMAGED as error:
-        raise DataInvalidError(
-            f"{path} is neither a folder nor a readable zip file ({error}); check or fetch it again"
-        ) from error
-    with archive:
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(open_plain(path))
+            archive = opened.enter_context(zipfile.ZipFile(file))
+        except DataInvalidError:
+            raise
+        except DAMAGED as error:
+            raise DataInvalidError(
+                f"{path} is neither a folder nor a readable zip file ({error}); check or fetch it "
+                "again"
+            ) from error
         yield _list_zip(archive)
 
 
@@ -119,9 +125,13 @@ def _list_folder(root: Path) -> Listing:
                     f"{'/'.join((*parts, name))} is a link that leads out of the folder; "
                     "put the file itself there"
                 )
-            if file.is_file():
-                member = (*parts, name)
-                files.append(Member(member, partial(_read_file, file, "/".join(member))))
+            member = (*parts, name)
+            if not file.is_file():  # to leave it out would change the set without a word
+                raise DataInvalidError(
+                    f"{'/'.join(member)} is a pipe, a device or a link that leads nowhere; put the "
+                    "file itself there, or remove it"
+                )
+            files.append(Member(member, partial(_read_file, file, "/".join(member))))
     return Listing(files, folders)
 
 
@@ -138,6 +148,10 @@ def _list_zip(archive: zipfile.ZipFile) -> Listing:
         folders.update(parts[:length] for length in range(1, depth + 1))
         if not info.is_dir():
             files.append(Member(parts, partial(read_zip_member, archive, info)))
+    if len({file.parts for file in files}) < len(files):
+        raise DataInvalidError(
+            "the zip file has two members of one name; do not trust it, or pack its folder again"
+        )
     return Listing(files, sorted(folders))
 
 
@@ -161,7 +175,7 @@ def _safe_parts(info: zipfile.ZipInfo) -> tuple[str, ...]:
 
 def _read_file(path: Path, name: str) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return _bounded(file.read(MAX_MEMBER_BYTES + 1), name)
     except OSError as error:
         raise DataInvalidError(

@@ -7,6 +7,7 @@ into a file, for they may be private. `train/` and `test/` folders of arrays are
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from privimage.data.image_set import ImageSet
 from privimage.data.npy import map_npy
 from privimage.data.preparation import Preparation
 from privimage.errors import DataInvalidError, DataMissingError
+from privimage.plain_files import open_plain
 
 SPLITS = ("train", "test")
 IMAGES, LABELS, CLASS_NAMES = "images.npy", "labels.npy", "class_names.json"
@@ -26,7 +28,7 @@ MAX_NAME_LENGTH = 1024  # an array of texts gives each of them the room of the l
 def find_array_folder(path: Path, split: str, *, source: str) -> Path | None:
     """The folder that holds the arrays of `split`, None if `path` is no folder of arrays."""
     if (path / split / IMAGES).is_file():
-        return path / split
+        return _inside(path, split)
     is_whole = (path / IMAGES).is_file()
     if is_whole and split == "train":
         return path
@@ -52,9 +54,9 @@ def read_array_folder(
 def map_arrays(folder: Path, *, source: str) -> dict[str, np.ndarray]:
     """`images` and, where they are there, `labels` and `class_names`."""
     arrays = {"images": map_npy(_inside(folder, IMAGES), name=f"{source}: {IMAGES}")}
-    if (folder / LABELS).exists():
+    if os.path.lexists(folder / LABELS):  # a link that leads nowhere is not passed over
         arrays["labels"] = map_npy(_inside(folder, LABELS), name=f"{source}: {LABELS}")
-    if (folder / CLASS_NAMES).exists():
+    if os.path.lexists(folder / CLASS_NAMES):
         arrays["class_names"] = _read_class_names(_inside(folder, CLASS_NAMES), source)
     return arrays
 
@@ -63,14 +65,14 @@ def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
         raise DataInvalidError(
-            f"{name} is a link that leads out of the folder; put the file itself there"
+            f"{name} is a link that leads out of the folder; put what it leads to there"
         )
     return path
 
 
 def _read_class_names(path: Path, source: str) -> np.ndarray:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             names = json.loads(file.read(MAX_NAMES_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise DataInvalidError(

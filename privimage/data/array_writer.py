@@ -34,6 +34,7 @@ from privimage.data.preparation import Preparation
 from privimage.data.published_files import Progress
 from privimage.durable import file_sha256, write_json_durably
 from privimage.errors import DataInvalidError, RunFolderError
+from privimage.plain_files import inside, refuse_links
 
 logger = logging.getLogger(__name__)
 NOTE, STATE = "NOTE.json", "progress.json"
@@ -87,6 +88,7 @@ def write_set(plan: Plan, data_root: Path, *, on_progress: Progress | None = Non
     target, begun = data_root / plan.name, partial_folder(data_root, plan.name)
     try:
         begun.mkdir(parents=True, exist_ok=True)
+        _refuse_links(begun)
         with _held(begun):
             done = _begin(begun, plan)
             for name, split in plan.splits.items():
@@ -102,6 +104,13 @@ def write_set(plan: Plan, data_root: Path, *, on_progress: Progress | None = Non
     return target
 
 
+def _refuse_links(begun: Path) -> None:
+    """What was begun may be removed, so it must be what it seems."""
+    if begun.is_symlink():
+        raise RunFolderError(f"{begun} is a link, and what lies there may be removed; remove it")
+    refuse_links(begun)
+
+
 def partial_folder(data_root: Path, name: str) -> Path:
     """Where a set grows until it is whole."""
     return data_root / f"{name}.partial"
@@ -111,7 +120,7 @@ def damage_of(folder: Path) -> str | None:
     """What differs from the note that was written when the set was prepared, or None."""
     try:
         recorded = json.loads((folder / NOTE).read_text())["sha256"]
-        wrong = [name for name, digest in recorded.items() if file_sha256(folder / name) != digest]
+        wrong = [n for n, digest in recorded.items() if file_sha256(inside(folder, n)) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its {NOTE} or a file that it names cannot be read ({type(error).__name__})"
     return f"{', '.join(wrong)} changed since it was prepared" if wrong else None

@@ -39,7 +39,7 @@ def cached_image_set(
         return build()
     key = hashlib.sha256(json.dumps([FORMAT, depends_on], sort_keys=True).encode()).hexdigest()
     path = cache_dir / f"{name}-{key[:32]}.npz"
-    if path.exists():
+    if path.is_file():  # a pipe would be waited for
         try:
             return _read(path)
         except (DataInvalidError, KeyError, ValueError) as error:

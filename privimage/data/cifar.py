@@ -16,6 +16,9 @@ import torch
 
 from privimage.data.image_set import ImageSet
 from privimage.errors import DataInvalidError
+from privimage.plain_files import read_bounded
+
+MAX_BYTES = 2**28  # the largest of the files has 155 million
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def read_cifar(root: Path, split: str, *, files: CifarFiles, source: str) -> Ima
 def read_pickle(path: Path, *, expected_md5: str) -> dict[str, Any]:
     """A dictionary of arrays, numbers, texts and lists; nothing in the file can run code."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, max_bytes=MAX_BYTES)
     except OSError as error:
         raise DataInvalidError(
             f"{path} cannot be read ({error.strerror}); fetch the archive again"

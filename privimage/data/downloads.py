@@ -25,7 +25,9 @@ from privimage.data.published_files import (
     PublishedFile,
     check_file,
 )
+from privimage.durable import replaced_durably
 from privimage.errors import DataInvalidError, DataMissingError, RunFolderError
+from privimage.plain_files import open_plain
 
 TIMEOUT_SECONDS = 30
 
@@ -105,6 +107,8 @@ def is_offline() -> bool:
 
 
 def _fetch(url: str, begun: Path, *, on_progress: Progress | None) -> None:
+    if begun.is_symlink() or (begun.exists() and not begun.is_file()):
+        begun.unlink()  # another file would be written to
     have = begun.stat().st_size if begun.exists() else 0
     headers = {"User-Agent": "privimage"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
@@ -148,9 +152,8 @@ def _unpack(archive: Path, folder: str, data_root: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    begun = target.with_name(target.name + ".copy")
-    shutil.copyfile(source, begun)
-    begun.replace(target)
+    with open_plain(source) as file, replaced_durably(target) as out:
+        shutil.copyfileobj(file, out)
 
 
 def _reason(error: Exception) -> str:

@@ -6,13 +6,16 @@ big-endian 32-bit numbers, then the values.
 
 import gzip
 import zlib
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
 
 from privimage.errors import DataInvalidError
+from privimage.plain_files import open_plain
 
 UNSIGNED_BYTES = 0x08
 MAX_VALUES = 2**28  # the largest of the files has 47 million
@@ -21,7 +24,7 @@ MAX_VALUES = 2**28  # the largest of the files has 47 million
 def read_idx(path: Path, *, num_dimensions: int) -> UInt8[np.ndarray, "..."]:
     """The array of bytes in an IDX file; DataInvalidError if it is not just that."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_plain(path) as plain, _unzipped(plain, path.suffix) as file:
             header = file.read(4 + 4 * num_dimensions)
             if header[:4] != bytes((0, 0, UNSIGNED_BYTES, num_dimensions)):
                 raise DataInvalidError(
@@ -37,3 +40,7 @@ def read_idx(path: Path, *, num_dimensions: int) -> UInt8[np.ndarray, "..."]:
     if len(content) != size or len(shape) != num_dimensions or size == 0:
         raise DataInvalidError(f"{path} does not hold the {shape} values it names; fetch it again")
     return np.frombuffer(content, np.uint8).reshape(shape).copy()
+
+
+def _unzipped(file: BinaryIO, suffix: str) -> AbstractContextManager[Any]:
+    return gzip.open(file) if suffix == ".gz" else nullcontext(file)

@@ -18,6 +18,7 @@ from numpy.lib import format as npy_format
 from torch import Tensor
 
 from privimage.errors import DataInvalidError
+from privimage.plain_files import open_plain
 
 PLAIN_KINDS = "biufU"  # truth values, whole numbers, floats, text
 MAX_DIMENSIONS = 8
@@ -76,7 +77,7 @@ def read_header(file: Any, *, name: str, held_bytes: int) -> Header:
 def map_npy(path: Path, *, name: str) -> np.ndarray:
     """The array of a .npy file, mapped."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             header = read_header(file, name=name, held_bytes=path.stat().st_size)
         return map_array(path, header, start=0)
     except OSError as error:

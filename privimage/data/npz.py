@@ -18,6 +18,7 @@ from privimage.data.image_set import ImageSet
 from privimage.data.npy import map_array, read_header
 from privimage.data.preparation import Preparation
 from privimage.errors import DataInvalidError
+from privimage.plain_files import open_plain
 
 MAX_ARRAY_BYTES = 32 * 2**30  # of all arrays together that are read into memory
 MAX_ARRAYS = 100
@@ -42,7 +43,7 @@ def read_arrays(path: Path, *, source: str) -> dict[str, np.ndarray]:
     """Every array of an npz file, none of them an object array; large ones may be mapped."""
     arrays: dict[str, np.ndarray] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_plain(path) as file, zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
                 if name in arrays or len(arrays) == MAX_ARRAYS:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from privimage.errors import DataInvalidError, DataMissingError
+from privimage.plain_files import open_plain
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 BLOCK_BYTES = 1 << 20
@@ -107,7 +108,7 @@ def check_file(file: PublishedFile, path: Path, *, on_progress: Progress | None 
         if file.num_bytes is not None and size != file.num_bytes:
             _refuse_size(path, size, file.num_bytes)
         digest = hashlib.new(file.algorithm, usedforsecurity=False)
-        with path.open("rb") as content:
+        with open_plain(path) as content:
             while block := content.read(BLOCK_BYTES):
                 digest.update(block)
                 if on_progress:

@@ -20,6 +20,8 @@ from privimage.data.npz import read_arrays
 from privimage.durable import replaced_durably
 from privimage.errors import DataInvalidError
 
+INSECURE = "insecure"
+
 
 class ImageParts:
     """The first images of a set that is being drawn, each batch in a file of its own.
@@ -68,9 +70,11 @@ def save_images(
     parts: Iterable[UInt8[Tensor, "_ channel height width"]],
     labels: Int64[Tensor, " num"],
     class_names: tuple[str, ...],
+    *,
+    insecure: bool,
 ) -> None:
-    """One npz: images uint8 (N, C, H, W), labels int64 (N,), class_names. Parts are written one by
-    one.
+    """One npz: images uint8 (N, C, H, W), labels int64 (N,), class_names, and whether the noise of
+    the model had a seed, so that no guarantee holds. Parts are written one by one.
     """
     with replaced_durably(path) as file, zipfile.ZipFile(file, "w") as archive:
         with archive.open("images.npy", "w", force_zip64=True) as member:
@@ -80,7 +84,12 @@ def save_images(
                     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                     npy_format.write_array_header_1_0(member, header)
                 member.write(part.contiguous().numpy().data)
-        for name, array in (("labels", labels.numpy()), ("class_names", np.array(class_names))):
+        others = {
+            "labels": labels.numpy(),
+            "class_names": np.array(class_names),
+            INSECURE: np.array(insecure),
+        }
+        for name, array in others.items():
             with archive.open(f"{name}.npy", "w") as member:
                 npy_format.write_array(member, array, allow_pickle=False)
 
@@ -97,6 +106,14 @@ def load_images(path: Path) -> ImageSet:
         source=path.name,
         public_size=len(arrays["images"]),
     )
+
+
+def images_are_insecure(path: Path) -> bool:
+    """Whether the images say that no guarantee holds; DataInvalidError if they do not say."""
+    said = read_arrays(path, source=path.name).get(INSECURE)
+    if said is None or said.dtype != np.bool_ or said.shape != ():
+        raise DataInvalidError(f"{path} does not say whether its noise was secure; draw it again")
+    return bool(said)
 
 
 def _name(number: int) -> str:

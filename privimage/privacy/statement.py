@@ -276,9 +276,8 @@ def _taken_over(entry: str | None) -> list[str]:
             "assumed in its own statement."
         ]
     return [
-        "The private model was made by another run, whose ledger this is; clip norm, noise copies, "
-        "published size and code are those of this run's settings. Which public facts that run "
-        "assumed is in its own statement."
+        "The private model was made by another run with the same settings, whose ledger this is; "
+        "the code is this run's. Which public facts that run assumed is in its own statement."
     ]
 
 

@@ -12,19 +12,21 @@ from typing import Any
 
 import torch
 
+from privimage import manifest
 from privimage.durable import write_json_durably
 from privimage.evaluation.evaluate import evaluate
 from privimage.evaluation.generate import class_labels, drawn_batches, sample_grid
 from privimage.evaluation.image_files import ImageParts, load_images, save_images
 from privimage.stages.model import new_denoiser
-from privimage.stages.run import Run, outputs_of, plain, save_picture
+from privimage.stages.run import Run, plain, save_picture
 from privimage.stages.semantic import trained_query_network
 
 
 def generate_inputs(run: Run) -> dict[str, Any]:
     return {
-        "model": outputs_of(run.folder, "finetune"),
+        "model": manifest.results(run.folder, "finetune"),
         "sampling": plain(run.config.sampling),
+        "class_names": list(run.sets.sensitive.class_names),
         "seed": run.config.seed,
     }
 
@@ -55,7 +57,7 @@ def generate(run: Run) -> list[str]:
     if not run.world.leads:
         return []
     labels = class_labels(config.num_images, num_classes)
-    save_images(run.folder / "images.npz", parts, labels, names)
+    save_images(run.folder / "images.npz", parts, labels, names, insecure=run.source.insecure)
     drawn = load_images(run.folder / "images.npz")
     save_picture(
         run.folder / "samples.png", sample_grid(drawn.images, drawn.labels, names, per_class=10)
@@ -65,8 +67,8 @@ def generate(run: Run) -> list[str]:
 
 def evaluate_inputs(run: Run) -> dict[str, Any]:
     return {
-        "images": outputs_of(run.folder, "generate"),
-        "query_network": outputs_of(run.shared, "query_network"),
+        "images": manifest.results(run.folder, "generate"),
+        "query_network": manifest.results(run.shared, "query_network"),
         "evaluation": plain(run.config.evaluation),
         "real_test": run.real_test_id,
         "seed": run.config.seed,

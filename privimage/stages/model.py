@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from privimage import manifest
 from privimage.checkpoint import PAID_TIME_SHARE, save_weights
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
@@ -20,29 +21,31 @@ from privimage.hardware import resolved_precision
 from privimage.privacy.engine_choice import choose_engine
 from privimage.privacy.per_example import Engine
 from privimage.semantics.selection import public_subset, unlabelled
-from privimage.stages.run import Run, outputs_of, plain
-from privimage.stages.semantic import read_selection
+from privimage.stages.run import Run, plain
+from privimage.stages.semantic import read_selection, rests_on_insecure_query
 from privimage.training.finetune import DP_SGD, finetune, made_up_examples
 from privimage.training.pretrain import pretrain
 
 
 def new_denoiser(run: Run) -> Denoiser:
     """The network with its initial weights, which follow from the seed."""
+    torch.manual_seed(run.config.seed)
+    return Denoiser(UNet(unet_config(run))).to(run.device)
+
+
+def unet_config(run: Run) -> UNetConfig:
+    """The whole network: its settings, and the shape and classes of the images."""
     config, sensitive = run.config, run.sets.sensitive
-    torch.manual_seed(config.seed)
-    unet = UNet(
-        UNetConfig(
-            image_size=config.data.image_size,
-            num_channels=sensitive.num_channels,
-            num_classes=sensitive.num_classes if config.data.conditional else 0,
-            base_channels=config.network.base_channels,
-            channel_multipliers=config.network.channel_multipliers,
-            blocks_per_level=config.network.blocks_per_level,
-            attention_resolutions=config.network.attention_resolutions,
-            dropout=config.network.dropout,
-        )
+    return UNetConfig(
+        image_size=config.data.image_size,
+        num_channels=sensitive.num_channels,
+        num_classes=sensitive.num_classes if config.data.conditional else 0,
+        base_channels=config.network.base_channels,
+        channel_multipliers=config.network.channel_multipliers,
+        blocks_per_level=config.network.blocks_per_level,
+        attention_resolutions=config.network.attention_resolutions,
+        dropout=config.network.dropout,
     )
-    return Denoiser(unet).to(run.device)
 
 
 def num_parameters(run: Run) -> int:
@@ -51,8 +54,8 @@ def num_parameters(run: Run) -> int:
 
 def pretrain_inputs(run: Run) -> dict[str, Any]:
     return {
-        "selection": outputs_of(run.folder, "selection"),
-        "network": plain(run.config.network),
+        "selection": manifest.results(run.folder, "selection"),
+        "network": plain(unet_config(run)),
         "pretrain": plain(run.config.pretrain),
         "conditional": run.config.data.conditional,
         "seed": run.config.seed,
@@ -87,18 +90,22 @@ def pretrain_model(run: Run) -> list[str]:
         averaged = ema.parameters
     if not run.world.leads:
         return []
-    save_weights(run.folder / "pretrained.safetensors", denoiser.state_dict())
-    save_weights(run.folder / "pretrained_ema.safetensors", averaged)
+    insecure = rests_on_insecure_query(run)
+    save_weights(run.folder / "pretrained.safetensors", denoiser.state_dict(), insecure=insecure)
+    save_weights(run.folder / "pretrained_ema.safetensors", averaged, insecure=insecure)
     return ["pretrained.safetensors", "pretrained_ema.safetensors"]
 
 
 def finetune_inputs(run: Run) -> dict[str, Any]:
     return {
-        "pretrained": outputs_of(run.folder, "pretrain"),
+        "pretrained": manifest.results(run.folder, "pretrain"),
         "finetune": plain(run.config.finetune),
         "mechanism": dataclasses.asdict(run.ledger.reserved[DP_SGD]),
         "clip_norm": run.config.privacy.clip_norm,
         "sensitive": run.data_id,
+        "public_size": run.sets.sensitive.public_size,
+        "insecure": run.source.insecure,
+        "seed": run.config.seed,
     }
 
 
@@ -126,7 +133,7 @@ def finetune_model(run: Run) -> list[str]:
     )
     if not run.world.leads:
         return []
-    save_weights(run.folder / "model.safetensors", average.parameters)
+    save_weights(run.folder / "model.safetensors", average.parameters, insecure=run.source.insecure)
     steps = {"steps_taken": steps_taken, "steps_charged": run.ledger.charged(DP_SGD)}
     write_json_durably(run.folder / "finetune.json", steps)
     return ["model.safetensors", "finetune.json"]

@@ -41,10 +41,15 @@ class ImageSets:
     sensitive: ImageSet
     real_test: ImageSet | None
     load_public: Callable[[], ImageSet]
+    public_sha256: str | None = None  # taken on trust where the public set is not to be loaded
 
     @cached_property
     def public(self) -> ImageSet:
         return self.load_public()
+
+    @property
+    def public_fingerprint(self) -> str:
+        return self.public_sha256 or self.public.fingerprint()
 
     @property
     def public_if_loaded(self) -> ImageSet | None:
@@ -142,9 +147,10 @@ def checkpoint_folder(folder: Path, stage: str) -> Path:
     return folder / "checkpoints" / stage
 
 
-def outputs_of(folder: Path, stage: str) -> dict[str, str]:
-    """Hashes of what an earlier stage left."""
-    return (manifest.read(folder, stage) or {}).get("outputs", {})
+def public_set(run: Run) -> dict[str, str]:
+    """What names the public images: their set, but not the place of a folder, and their content."""
+    name = run.config.data.public.partition(":")[0]
+    return {"name": name, "sha256": run.sets.public_fingerprint}
 
 
 def plain(section: Any) -> dict[str, Any]:

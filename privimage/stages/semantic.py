@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from privimage import manifest
 from privimage.checkpoint import save_weights
 from privimage.durable import write_json_durably
 from privimage.errors import RunFolderError
@@ -26,13 +27,13 @@ from privimage.semantics.selection import (
     select_by_masking,
     select_by_matching,
 )
-from privimage.stages.run import Run, outputs_of, plain, save_picture
+from privimage.stages.run import Run, plain, public_set, save_picture
 from privimage.training.runlog import RunLog
 
 
 def query_network_inputs(run: Run) -> dict[str, Any]:
     return {
-        "public": run.sets.public.fingerprint(),
+        "public": public_set(run),
         "network": plain(run.config.query_network),
         "seed": run.config.seed,
     }
@@ -79,7 +80,7 @@ def train_network(run: Run) -> list[str]:
         batch_size=1000,
         device=run.device,
     )
-    save_weights(run.shared / "query_network.safetensors", network.state_dict())
+    save_weights(run.shared / "query_network.safetensors", network.state_dict(), insecure=False)
     facts = {"public_validation_accuracy": share, "num_classes": public.num_classes}
     write_json_durably(run.shared / "query_network.json", facts)
     return ["query_network.safetensors", "query_network.json"]
@@ -110,10 +111,11 @@ def query_inputs(run: Run) -> dict[str, Any]:
     if run.config.selection.strategy != "semantic":
         return {"strategy": "no query"}
     return {
-        "query_network": outputs_of(run.shared, "query_network"),
+        "query_network": manifest.results(run.shared, "query_network"),
         "sensitive": run.data_id,
         "classes_per_image": run.config.selection.classes_per_label,
         "noise_multiplier": run.config.privacy.query_noise_multiplier,
+        "insecure": run.source.insecure,
     }
 
 
@@ -148,6 +150,12 @@ def ask_query(run: Run) -> list[str]:
     write_json_durably(run.folder / "query" / "answer.json", answer)
     run.progress("query", 1, 1)
     return ["query/answer.json"]
+
+
+def rests_on_insecure_query(run: Run) -> bool:
+    """Whether the noise of the answer came from a seed: all that follows from it carries that."""
+    found = manifest.read(run.folder, "query") or {"inputs": {}}
+    return found["inputs"].get("insecure", False)  # without a query there is no noise
 
 
 def ask(run: Run) -> Tensor:
@@ -196,9 +204,10 @@ def _kept(run: Run) -> Path:
 
 def selection_inputs(run: Run) -> dict[str, Any]:
     return {
-        "query": outputs_of(run.folder, "query"),
+        "query": manifest.results(run.folder, "query"),
         "selection": plain(run.config.selection),
-        "public": run.sets.public.fingerprint(),
+        "labels": list(run.sets.sensitive.class_names),
+        "public": public_set(run),
         "seed": run.config.seed,
     }
 

@@ -1,8 +1,10 @@
 import json
+import os
 
 import pytest
 
 from artifact.records import ARM_FORMAT, RecordError, find_records, read_record, write_record
+from privimage.errors import DataInvalidError
 
 
 def test_a_record_survives_writing_and_reading(tmp_path, record):
@@ -23,6 +25,8 @@ def test_arm_records_have_the_format_that_the_pipeline_writes():
         (lambda r: r["arms"]["good"].update(format=9), "arm good has record format 9"),
         (lambda r: r["arms"]["good"].pop("metrics"), "no section metrics"),
         (lambda r: r["arms"]["good"].pop("insecure"), "whether its noise is secure"),
+        (lambda r: r["arms"]["good"].update(insecure=True), "contradicts its arms"),
+        (lambda r: r.pop("insecure"), "does not say"),
         (lambda r: r.update(seed="0"), "seed is '0', not of type int"),
         (lambda r: r.update(seconds=None), "not a number of seconds"),
         (lambda r: r["arms"]["good"]["metrics"].update(fid=float("nan")), "NaN"),
@@ -77,3 +81,9 @@ def test_one_insecure_arm_makes_the_record_insecure(record):
     insecure.arms["plain"]["insecure"] = True
     assert insecure.insecure
     assert not record().insecure
+
+
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "record.json")
+    with pytest.raises(DataInvalidError, match="is a pipe"):
+        read_record(tmp_path / "record.json")

@@ -14,7 +14,7 @@ import artifact
 from artifact.expected import expected_path
 from artifact.records import ClaimRecord, write_record
 from artifact.report import write_report
-from privimage.errors import UserError
+from privimage.errors import DataInvalidError, UserError
 from privimage.plain_text import escaped
 
 EXPECTED = {
@@ -103,6 +103,26 @@ def test_what_comes_from_a_record_cannot_change_the_page(out, toy, record):
     html, _ = reports(out, toy)
     assert "<script" not in html
     assert "<img src=x>" not in html
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["samples.png", "query/chosen_classes.png", "ledger.json", "privacy_statement.md", "query"],
+)
+def test_no_file_of_another_place_gets_into_a_report(out, toy, tmp_path, name):
+    place = out / "toy/smoke/seed0/good" / name
+    place.rename(tmp_path / "private")
+    place.symlink_to(tmp_path / "private")
+    with pytest.raises(DataInvalidError, match="is a link"):
+        reports(out, toy)
+
+
+@pytest.mark.parametrize("said", [True, "no"])
+def test_a_ledger_that_says_insecure_is_believed_whatever_the_record_says(out, toy, said):
+    path = out / "toy/smoke/seed0/good/ledger.json"
+    assert all("from a seeded source" not in text for text in reports(out, toy))
+    path.write_text(json.dumps(LEDGER | {"insecure": said}))
+    assert all("from a seeded source" in text for text in reports(out, toy))
 
 
 def test_a_run_that_stopped_early_is_reported_with_what_it_has(out, toy, record):

@@ -1,6 +1,7 @@
 """Folders of arrays: mapped, checked like any other set, and never copied to a cache."""
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -136,3 +137,24 @@ def test_one_class_of_a_mapped_set_takes_no_memory_of_its_own(tmp_path):
     image_set = load(tmp_path).without_labels()
     assert image_set.labels.tolist() == [0] * 6
     assert image_set.labels.untyped_storage().nbytes() == 8  # one number
+
+
+def test_a_split_that_lies_behind_a_link_is_refused(tmp_path):
+    write(tmp_path / "elsewhere")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataInvalidError, match="train is a link that leads out"):
+        load(tmp_path / "set")
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "class_names.json"])
+def test_neither_a_pipe_nor_a_link_that_leads_nowhere_passes_for_an_absent_file(tmp_path, name):
+    write(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataInvalidError, match="is a pipe"):
+        load(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(DataInvalidError, match="cannot be read"):
+        load(tmp_path)

@@ -1,5 +1,7 @@
 """The cache of prepared public sets: written once, rebuilt when damaged, never in the way."""
 
+import os
+
 import pytest
 import torch
 
@@ -57,6 +59,16 @@ def test_a_damaged_entry_is_made_again_with_a_warning(tmp_path, build, caplog, d
     load(build, tmp_path)
     assert build.count == 2
     assert "is damaged" in caplog.text
+
+
+def test_a_pipe_in_the_place_of_an_entry_is_not_waited_for(tmp_path, build):
+    load(build, tmp_path)
+    (entry,) = tmp_path.iterdir()
+    entry.unlink()
+    os.mkfifo(entry)
+    load(build, tmp_path)
+    assert build.count == 2
+    assert entry.is_file()
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path, build, caplog):

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 from email.message import Message
 from urllib.error import HTTPError, URLError
@@ -194,3 +195,31 @@ def test_addresses_and_checksums_are_those_of_torchvision_and_pytorch_fid():
             assert file.urls == tuple(mirror + file.name for mirror in cls.mirrors)
             assert file.folder == f"{cls.__name__}/raw"
     assert DOWNLOADS["inception"][0].urls == (FID_WEIGHTS_URL,)
+
+
+def test_a_planted_link_is_not_written_through(tmp_path, serve):
+    (tmp_path / "mine").write_bytes(b"kept")
+    (tmp_path / "set.bin.part").symlink_to(tmp_path / "mine")
+    serve(Server())
+    download_file(FILE, tmp_path / "set.bin")
+    assert (tmp_path / "mine").read_bytes() == b"kept"
+    assert (tmp_path / "set.bin").read_bytes() == CONTENT
+
+
+def test_a_copy_from_a_folder_is_not_written_through_a_planted_link(tmp_path, monkeypatch):
+    monkeypatch.setitem(DOWNLOADS, "set", (FILE,))
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "set.bin").write_bytes(CONTENT)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "mine").write_bytes(b"kept")
+    for name in ("set.bin", "set.bin.copy"):
+        (tmp_path / "root" / name).symlink_to(tmp_path / "mine")
+    install("set", data_root=tmp_path / "root", archives=tmp_path / "given")
+    assert (tmp_path / "mine").read_bytes() == b"kept"
+    assert not (tmp_path / "root" / "set.bin").is_symlink()
+
+
+def test_a_pipe_in_the_place_of_an_archive_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "set.bin")
+    with pytest.raises(DataInvalidError, match="is a pipe"):
+        check_file(FILE, tmp_path / "set.bin")

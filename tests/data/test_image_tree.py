@@ -1,7 +1,9 @@
 """Trees of images as folder and as zip: the same set comes out, and hostile ones are refused."""
 
 import io
+import os
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
@@ -314,3 +316,27 @@ def test_natural_order_compares_numbers_by_value_and_survives_absurd_ones():
     names = ["b", "a10", "A2", "a" + "9" * 5000, "10", "9"]
     ordered = sorted(names, key=natural_key)
     assert ordered == ["9", "10", "A2", "a10", "a" + "9" * 5000, "b"]
+
+
+def test_a_link_that_leads_nowhere_is_refused_instead_of_left_out(tmp_path):
+    write_tree(tmp_path / "set", {"a/1.png": png(1)})
+    (tmp_path / "set/a/2.png").symlink_to(tmp_path / "set/a/gone.png")
+    with pytest.raises(DataInvalidError, match=r"a/2\.png is a pipe, a device or a link that"):
+        read(tmp_path / "set")
+
+
+def test_a_pipe_in_the_place_of_a_zip_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "set.zip")
+    with pytest.raises(DataInvalidError, match="is a pipe"):
+        read(tmp_path / "set.zip")
+
+
+@pytest.mark.parametrize("second", ["a/1.png", "./a/1.png", "a//1.png"])
+def test_a_name_that_stands_twice_in_a_zip_is_refused(tmp_path, second):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a/1.png", png(1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile's own, for the first of them
+            archive.writestr(second, png(2))
+    with pytest.raises(DataInvalidError, match="two members of one name"):
+        read(tmp_path / "set.zip")

@@ -14,6 +14,7 @@ from privimage.data.array_writer import damage_of, partial_folder, write_set
 from privimage.data.imagenet import plan_imagenet, read_devkit
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
+from privimage.durable import file_sha256
 from privimage.errors import ConfigError, DataInvalidError, RunFolderError
 from tests.data.made_archives import SYNSETS, VAL_IDS, WNIDS, imagenet_images, make_imagenet, tar
 
@@ -217,3 +218,21 @@ def test_checksums_are_those_that_torchvision_holds():
         "devkit": published_files.IMAGENET_DEVKIT,
     }
     assert {kind: (file.name, file.digest) for kind, file in files.items()} == ARCHIVE_META
+
+
+def test_nothing_is_removed_behind_a_link_in_the_place_of_a_begun_set(tmp_path, archives):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("kept")
+    chosen = plan(archives)
+    partial_folder(tmp_path, chosen.name).symlink_to(tmp_path / "mine")
+    with pytest.raises(RunFolderError, match="is a link"):
+        write_set(chosen, tmp_path)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+def test_a_note_that_names_a_file_elsewhere_makes_nobody_read_it(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "secret").write_text("mine")
+    note = {"sha256": {"../secret": file_sha256(tmp_path / "secret")}}
+    (tmp_path / "set" / "NOTE.json").write_text(json.dumps(note))
+    assert "cannot be read" in (damage_of(tmp_path / "set") or "")

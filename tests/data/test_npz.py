@@ -1,6 +1,7 @@
 """npz files: three layouts of images, and nothing that is pickled or lies about its size."""
 
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -166,4 +167,10 @@ def test_changed_pixels_are_noticed_by_the_checksum(tmp_path):
     content[300] ^= 0xFF  # beyond the zip and npy headers (about 200 bytes), within 384 of pixels
     (tmp_path / "set.npz").write_bytes(content)
     with pytest.raises(DataInvalidError, match="not a readable npz"):
+        read_arrays(tmp_path / "set.npz", source="the set")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "set.npz")
+    with pytest.raises(DataInvalidError, match="is a pipe"):
         read_arrays(tmp_path / "set.npz", source="the set")

@@ -72,8 +72,10 @@ def test_json_that_is_too_deep_or_too_large_is_no_record(tmp_path, text):
 def finished(tmp_path):
     """A run folder with a finished stage, as a donor of it."""
     manifest.start(tmp_path, "query", INPUTS)
-    write_durably(tmp_path / "result", b"numbers")
-    manifest.finish(tmp_path, "query", INPUTS, ["result"], facts={"seconds": 1.5, "charged": 1})
+    write_durably(tmp_path / "query/answer.json", b"numbers")
+    manifest.finish(
+        tmp_path, "query", INPUTS, ["query/answer.json"], facts={"seconds": 1.5, "charged": 1}
+    )
     return tmp_path
 
 

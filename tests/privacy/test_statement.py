@@ -162,7 +162,7 @@ def test_a_model_of_another_run_is_said_to_be_one(statement):
         texts[entry] = words(privacy_statement(spent_ledger(secure_source()), about))
     assert "another run" not in words(statement)
     assert "taken over from another run and is charged here as well" in texts["pretrained"]
-    assert "made by another run, whose ledger this is" in texts["finetuned"]
+    assert "made by another run with the same settings, whose ledger this is" in texts["finetuned"]
 
 
 @pytest.mark.parametrize(
