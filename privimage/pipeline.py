@@ -113,6 +113,8 @@ def opened(
     check_fits(config, sets, needs_public=donor is None)
     plan = plan_mechanisms(config)
     with locked(folder) as check_lock:
+        if donor is not None and donor.brings_ledger:
+            data_key(folder)  # now, while no ledger vouches for a key that lies here already
         source = random_source(config)
         ledger = open_ledger(config, folder, sets, source, donor)
         ledger.check_before_each_change(check_lock)
