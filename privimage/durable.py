@@ -29,7 +29,7 @@ def written_beside(path: Path, *, mode: int = 0o644) -> Iterator[tuple[BinaryIO,
         ) from error
     temporary, is_complete = Path(name), False
     try:
-        with os.fdopen(descriptor, "wb") as file, writing(path):
+        with writing(path), os.fdopen(descriptor, "wb") as file:  # closing writes as well
             yield file, temporary
             file.flush()
             os.fchmod(file.fileno(), mode)
