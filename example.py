@@ -94,4 +94,4 @@ accuracy = classify_with(
     "cnn", images, labels, real_test.images, real_test.labels, num_classes=10,
     config=UtilityConfig(0, cpu, False, cnn_width=8, cnn_epochs=10, cnn_batch_size=64),
 )  # fmt: skip
-print(f"spent epsilon {ledger.epsilon('rdp'):.3f}; accuracy on real digits {accuracy:.1%}")
+print(f"spent epsilon {ledger.reserved_epsilon('rdp'):.3f}; accuracy on real digits {accuracy:.1%}")

@@ -33,7 +33,8 @@ from privimage.config import RunConfig
 from privimage.donor import Donor
 from privimage.environment import describe_environment
 from privimage.errors import ConfigError, UserError
-from privimage.pipeline import follow_pipeline, locked, run_pipeline
+from privimage.lock import locked
+from privimage.pipeline import follow_pipeline, run_pipeline
 from privimage.plain_text import PlainFormatter
 from privimage.privacy.accounting import compute_epsilon
 from privimage.world import ALONE, World

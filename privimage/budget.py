@@ -5,6 +5,7 @@ be done differently, and the account may be neither lost nor replaced by an olde
 holds the key that names the sensitive images in public files.
 """
 
+import logging
 import secrets
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from typing import Any
 from privimage import manifest
 from privimage.config import PrivacyConfig, RunConfig
 from privimage.donor import Donor
-from privimage.durable import write_durably
 from privimage.errors import RunFolderError
 from privimage.plain_yaml import read_yaml
 from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource, insecure_source, secure_source
+from privimage.private_folder import private_folder, read_private, write_private
 from privimage.semantics.query import QUERY, query_mechanism
 from privimage.stages import ImageSets
 from privimage.training.finetune import DP_SGD
 
+logger = logging.getLogger(__name__)
+KEY_BYTES = 32
 CHARGED = {"query": QUERY, "finetune": DP_SGD}  # what each private stage is charged as
 # settings that a charge fixes: they shaped what was released
 BEFORE_QUERY = ("seed", "data", "privacy", "query_network")
@@ -140,11 +143,27 @@ def refuse_changed_release(folder: Path, stage: str, inputs: dict[str, Any]) -> 
 
 
 def data_key(folder: Path) -> bytes:
-    """The secret that names private images in public files; made when it is first asked for."""
-    path = folder / "private" / "data_key"
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note = b"PRIVATE: data_key names the sensitive set in the ledger. Never publish it.\n"
-        write_durably(path.parent / "README", note, mode=0o600)
-        write_durably(path, secrets.token_bytes(32), mode=0o600)
-    return path.read_bytes()
+    """The secret that names private images in public files; made when it is first asked for.
+
+    A key that lies there before anything rests on one may be known to whoever put it there, who
+    could then confirm guesses of the images by the names: it is not used.
+    """
+    path = private_folder(folder) / "data_key"
+    key = read_private(path)
+    if key is not None and len(key) != KEY_BYTES:
+        raise RunFolderError(
+            f"{path} has {len(key)} bytes, and a key {KEY_BYTES}; put the right one back if the "
+            "folder holds results, else remove it"
+        )
+    is_in_use = (folder / "ledger.json").exists() or any(
+        manifest.read(folder, stage) for stage in CHARGED
+    )
+    if key is not None and is_in_use:
+        return key
+    if key is not None:
+        logger.warning("%s was there before any run: a new key takes its place", path)
+    note = b"PRIVATE: data_key names the sensitive set in the ledger. Never publish it.\n"
+    write_private(path.parent / "README", note)
+    key = secrets.token_bytes(KEY_BYTES)
+    write_private(path, key)
+    return key

@@ -18,35 +18,62 @@ from privimage.errors import RunFolderError
 
 
 @contextmanager
-def replaced_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A file to be written, which replaces `path` in one step at the end; after that the bytes are
-    on the disk. If anything goes wrong `path` stays as it was.
-    """
+def written_beside(path: Path, *, mode: int = 0o644) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file beside `path`, and where it is; flushed at the end, removed if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise RunFolderError(
             f"cannot write to {path.parent} ({error.strerror}); choose a folder that can be written"
         ) from error
+    temporary, is_complete = Path(name), False
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
+        with writing(path), os.fdopen(descriptor, "wb") as file:  # closing writes as well
+            yield file, temporary
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        is_complete = True
+    finally:
+        if not is_complete:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file to be written, which replaces `path` in one step at the end; after that the bytes are
+    on the disk. If anything goes wrong `path` stays as it was.
+    """
+    with written_beside(path, mode=mode) as (file, temporary):
+        yield file
+    try:
+        with writing(path):
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # still there only if something went wrong
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """When this returns, the names in `folder` are on the disk as well."""
+    with writing(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names what the system refuses in here as a RunFolderError about `path`."""
+    try:
+        yield
     except OSError as error:
         raise RunFolderError(
             f"cannot write {path} ({error.strerror}); free some space and repeat the command"
         ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)  # still there only if something went wrong
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -57,8 +84,13 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 def write_json_durably(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """The same for a JSON document, indented for people; NaN and infinity are refused."""
+    write_durably(path, json_bytes(value), mode=mode)
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON document as it is written into a file."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_durably(path, (text + "\n").encode(), mode=mode)
+    return (text + "\n").encode()
 
 
 def file_sha256(path: Path) -> str:

@@ -6,7 +6,6 @@ memory and never in a file of the run folder; `private/` holds the key that name
 else in the folder is public or released through the ledger.
 """
 
-import fcntl
 import json
 import logging
 import secrets
@@ -38,8 +37,9 @@ from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.donor import Donor
 from privimage.durable import write_durably, write_json_durably
-from privimage.errors import ConfigError, DataInvalidError, DataMissingError, RunFolderError
+from privimage.errors import ConfigError, DataInvalidError, DataMissingError
 from privimage.hardware import usable_cores
+from privimage.lock import locked
 from privimage.plain_files import refuse_links
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
@@ -126,8 +126,11 @@ def opened(
     source = random_source(config)
     if donor is not None:
         check_takeover(donor, config, sets, plan, source, folder=folder, shared=shared)
-    with locked(folder):
+    with locked(folder) as check_lock:
+        if donor is not None and donor.brings_ledger:
+            data_key(folder)  # now, while no ledger vouches for a key that lies here already
         ledger = open_ledger(config, folder, sets, source, donor)
+        ledger.check_before_each_change(check_lock)
         refuse_older_ledger(folder, ledger)
         refuse_other_settings(config, folder, ledger)
         yield sets, plan, ledger, source
@@ -278,26 +281,3 @@ def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:
     if stage.charges == QUERY and not is_free and not run.ledger.charged(QUERY):
         run.ledger.charge(QUERY)
     return donor.take_over(stage.name, folder)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder: a second process gets a RunFolderError instead of mixing its files
-    in.
-    """
-    refuse_links(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write to {folder} ({error.strerror}); choose another run folder"
-        ) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunFolderError(
-                f"{folder} is in use by another process; wait for it or choose another run folder"
-            ) from error
-        yield

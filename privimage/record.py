@@ -3,7 +3,8 @@ for people.
 
 Metrics, budget, selection, times, memory and environment. Statement and card may be published. The
 record may not where the images are private: times and memory of the query and of DP-SGD depend on
-them, as do scores on real images. A reported epsilon is the ledger's, never the configuration's.
+them, as do scores on real images. A reported epsilon is that of what the ledger has reserved, never
+the configuration's, and not that of what was charged, which may hang on run times.
 """
 
 import hashlib
@@ -133,18 +134,19 @@ def code_identity() -> dict[str, str]:
 def _privacy(run: Run) -> dict[str, Any]:
     promised, ledger = run.config.privacy, run.ledger
     query, sgd = ledger.reserved.get(QUERY), ledger.reserved[DP_SGD]
+    taken = steps_taken(run) if ledger.charged(DP_SGD) == sgd.count else None
     return {
-        "epsilon": ledger.epsilon(promised.accountant),
-        "epsilon_rdp": ledger.epsilon("rdp"),
-        "epsilon_pld": ledger.epsilon("pld"),
+        "epsilon": ledger.reserved_epsilon(promised.accountant),
+        "epsilon_rdp": ledger.reserved_epsilon("rdp"),
+        "epsilon_pld": ledger.reserved_epsilon("pld"),
         "target_epsilon": promised.epsilon,
         "delta": promised.delta,
         "accountant": promised.accountant,
         "query_noise_multiplier": query.noise_multiplier if query else None,
         "sgd_noise_multiplier": sgd.noise_multiplier,
         "sampling_rate": sgd.sampling_rate,
-        "steps": ledger.charged(DP_SGD),
-        "steps_taken": steps_taken(run),
+        "steps": sgd.count,
+        **({} if taken is None else {"steps_taken": taken}),
         "clip_norm": promised.clip_norm,
     }
 

@@ -5,11 +5,13 @@ import shutil
 import pytest
 
 from privimage import pipeline
+from privimage.budget import plan_mechanisms
 from privimage.config import load_config
 from privimage.donor import Donor
 from privimage.durable import file_sha256
 from privimage.errors import DataInvalidError, DataMissingError, RunFolderError
 from privimage.pipeline import run_pipeline
+from privimage.privacy.accounting import compute_epsilon
 
 
 def ledger_of(folder):
@@ -221,7 +223,16 @@ def test_a_rehearsal_takes_a_first_step_of_every_stage_and_says_so(toy_settings,
     record = run_pipeline(config, tmp_path / "run")
     assert record["stopped_early"] is True
     assert charged(tmp_path / "run") == {"semantic_query": 1, "dp_sgd": 1}
-    assert record["privacy"]["epsilon"] < 10
+    # the clock stopped it at a step that depends on the images: all reserved steps are stated
+    plan = tuple(plan_mechanisms(config).values())
+    promised = compute_epsilon(plan, delta=config.privacy.delta, accountant="rdp")
+    assert record["privacy"]["epsilon"] == pytest.approx(promised, rel=1e-12)
+    assert record["privacy"]["steps"] == 3
+    assert "steps_taken" not in record["privacy"]
+    statement = json.loads((tmp_path / "run" / "privacy_statement.json").read_text())
+    assert statement["spent"]["epsilon"] == record["privacy"]["epsilon"]
+    card = (tmp_path / "run" / "model_card.md").read_text()
+    assert f"({promised:.4f}, {config.privacy.delta:g})-differentially private" in card
     lines = [json.loads(line) for line in (tmp_path / "run/stats.jsonl").read_text().splitlines()]
     steps = {line["stage"]: line["step"] for line in lines}
     assert steps == {"query_network": 1, "pretrain": 1, "finetune": 1}

@@ -14,7 +14,8 @@ from privimage.budget import plan_mechanisms
 from privimage.config import load_config
 from privimage.errors import BudgetError, ConfigError, RunFolderError
 from privimage.evaluation.image_files import load_images
-from privimage.pipeline import locked, run_pipeline
+from privimage.lock import locked
+from privimage.pipeline import run_pipeline
 from privimage.privacy.accounting import compute_epsilon
 
 PRODUCTS = (

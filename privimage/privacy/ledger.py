@@ -4,18 +4,22 @@ output is used.
 Every access to the sensitive images goes through here: `reserve` sets budget aside for a mechanism,
 `charge` records each use of it. A reported epsilon comes from this file alone. Unit: one image;
 adjacency: add or remove one image. Nothing in it is private: counts of mechanism uses, noise
-multipliers, and a keyed hash that names the image set.
+multipliers, and a keyed hash that names the image set. Each change is a compare-and-swap of the
+file (`swapped_file.py` has the argument): of two holders one ends in an error, and the file never
+says less than what was charged.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from privimage.durable import write_json_durably
+from privimage.durable import json_bytes
 from privimage.errors import BudgetError, RunFolderError
 from privimage.privacy.accounting import Accountant, Mechanism, compute_epsilon
 from privimage.privacy.rng import RandomSource
+from privimage.privacy.swapped_file import SwappedFile
 
 FORMAT = 1
 UNIT = "one image"
@@ -33,13 +37,23 @@ class PrivacyLedger:
     """One promise (epsilon, delta) and everything charged against it; `path` None keeps it in
     memory.
 
-    One process at a time may use a ledger file: the caller holds the run folder's lock.
+    One process at a time may use a ledger file: the caller holds the run folder's lock. A second
+    holder, or a file that was replaced meanwhile, is a RunFolderError at the next change.
     """
 
-    def __init__(self, path: Path | None, terms: dict[str, Any], entries: dict[str, _Entry]):
-        self._path = path
+    def __init__(
+        self,
+        path: Path | None,
+        terms: dict[str, Any],
+        entries: dict[str, _Entry],
+        *,
+        content: bytes | None = None,
+    ):
+        self._file = None if path is None else SwappedFile(path)
+        self._content = content  # of the file, as it was left or found
         self._terms = terms
         self._entries = entries
+        self._check: Callable[[], None] = lambda: None
 
     @staticmethod
     def create(
@@ -54,7 +68,7 @@ class PrivacyLedger:
         """A new ledger, written at once. An existing file is never replaced: that would forget
         what was spent.
         """
-        if path is not None and path.exists():
+        if path is not None and SwappedFile(path).settle() is not None:
             raise RunFolderError(f"{path} exists already; open it, or use a new run folder")
         terms = _terms(epsilon, delta, accountant, data_id, random_source)
         ledger = PrivacyLedger(path, terms, {})
@@ -74,7 +88,8 @@ class PrivacyLedger:
         """The ledger of an earlier process; RunFolderError unless target, images and source are
         the same.
         """
-        terms, entries = _read(path)
+        content = SwappedFile(path).settle()
+        terms, entries = _parsed(path, content)
         asked = _terms(epsilon, delta, accountant, data_id, random_source)
         for name, value in {**dict.fromkeys(terms), **asked}.items():
             if name not in terms or terms[name] != value:
@@ -82,7 +97,7 @@ class PrivacyLedger:
                     f"{path} has {name} {terms.get(name)!r}, and this run {value!r}; "
                     "continue with the settings and images of that run, or use a new run folder"
                 )
-        return PrivacyLedger(path, terms, entries)
+        return PrivacyLedger(path, terms, entries, content=content)
 
     @staticmethod
     def load_or_create(
@@ -95,7 +110,7 @@ class PrivacyLedger:
         random_source: RandomSource,
     ) -> "PrivacyLedger":
         """`open` if the file is there, else `create`."""
-        if path is None or not path.exists():
+        if path is None or SwappedFile(path).settle() is None:
             return PrivacyLedger.create(
                 path,
                 epsilon=epsilon,
@@ -118,6 +133,10 @@ class PrivacyLedger:
         """A copy in memory of what `to_dict` gave, for a process that may read but not spend."""
         terms = dict(content)
         return PrivacyLedger(None, terms, _entries(terms.pop("events")))
+
+    def check_before_each_change(self, check: Callable[[], None]) -> None:
+        """`check` is called before anything is reserved or charged, and may raise: a lock's."""
+        self._check = check
 
     @property
     def reserved(self) -> dict[str, Mechanism]:
@@ -179,16 +198,30 @@ class PrivacyLedger:
         return tuple(replace(e.mechanism, count=e.charged) for e in entries if e.charged)
 
     def epsilon(self, accountant: Accountant) -> float:
-        """Epsilon of what has been charged so far, at the ledger's delta."""
+        """Epsilon of what has been charged so far, at the ledger's delta.
+
+        Not for a promise: how many steps came to be charged may hang on run times, and these on
+        the images.
+        """
         return compute_epsilon(self.mechanisms(), delta=self._terms["delta"], accountant=accountant)
+
+    def reserved_epsilon(self, accountant: Accountant) -> float:
+        """Epsilon of all that is reserved, charged or not: the figure to promise. It was fixed
+        before the images were looked at, and bounds a run that ends at any step.
+        """
+        reserved = tuple(self.reserved.values())
+        return compute_epsilon(reserved, delta=self._terms["delta"], accountant=accountant)
 
     def to_dict(self) -> dict[str, Any]:
         """The whole ledger as JSON-able values: what is in the file."""
         return _to_dict(self._terms, self._entries)
 
     def _commit(self, entries: dict[str, _Entry]) -> None:
-        if self._path is not None:
-            write_json_durably(self._path, _to_dict(self._terms, entries))
+        if self._file is not None:
+            self._check()
+            content = json_bytes(_to_dict(self._terms, entries))
+            self._file.swap(self._content, content)
+            self._content = content
         self._entries = entries
 
 
@@ -239,9 +272,11 @@ def _entries(events: list[dict[str, Any]]) -> dict[str, _Entry]:
     return entries
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, _Entry]]:
+def _parsed(path: Path, content: bytes | None) -> tuple[dict[str, Any], dict[str, _Entry]]:
     try:
-        terms = json.loads(path.read_text())
+        if content is None:
+            raise FileNotFoundError
+        terms = json.loads(content)
         entries = _entries(terms.pop("events"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(

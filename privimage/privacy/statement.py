@@ -1,8 +1,9 @@
 """What a run guarantees, in JSON and in words for whoever must approve a release.
 
-Every figure of the budget comes from the ledger; what the ledger does not hold is told by the
-caller (`Circumstances`) and is public. Holds nothing private. It also says what the guarantee does
-not cover, because that is the part that people assume.
+Every figure of the budget comes from the ledger, and all that is reserved counts as spent: how much
+of it was charged may hang on run times, and these on the images that were drawn. What the ledger
+does not hold is told by the caller (`Circumstances`) and is public. Holds nothing private. It also
+says what the guarantee does not cover, because that is the part that people assume.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any
 
 from privimage.privacy.ledger import PrivacyLedger
 
-FORMAT = 2
+FORMAT = 3
 NOT_COVERED = (
     "Other runs on the same images: each has its own ledger, and their epsilons and deltas add up, "
     "also those of runs whose results were thrown away.",
@@ -24,7 +25,8 @@ NOT_COVERED = (
     "The images of the public set, which are used without any protection; a sensitive image that "
     "is in it as well is not protected.",
     "Side channels: run times, memory, temporary files, the dates of files and the machine's own "
-    "logs. Times and peak memory depend on the number of images drawn.",
+    "logs. Times and peak memory depend on the number of images drawn, and so does what hangs on a "
+    "time: where a clock ends a training, and which steps a crash takes away.",
     "Floating point: noise has its law exactly, and sums are exact: nothing is lost to rounding "
     "(docs/noise.md). What is trusted: the operating system's random numbers, and that libraries "
     "compute one image's gradient without regard to the others of a batch, which is tried on "
@@ -54,6 +56,14 @@ KEPT_BACK = (
     "`config.yaml` and `record.json` name the place of the images, and `record.json` and "
     "`metrics.json` hold scores on real images where there are any",
 )
+
+ENDED_EARLY = (
+    "Where this run ended: not all reserved uses were made. The figures are those of all of them, "
+    "made or not, but how many were made hangs on run times, and so on the number of images drawn: "
+    "that number is not protected, and weights and images may show it."
+)
+SHOW_THE_END = ("ledger.json", "stats.jsonl")
+END_KEPT_BACK = "`ledger.json` and `stats.jsonl` tell where this run ended"
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ class Circumstances:
 
 def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, Any]:
     """The statement as JSON-able values: target, spent, mechanisms, what is not covered."""
-    record = ledger.to_dict()
+    record, ended_early = ledger.to_dict(), _ended_early(ledger)
     return {
         "format": FORMAT,
         "guarantee": not record["insecure"],
@@ -99,9 +109,9 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
         "adjacency": record["adjacency"],
         "target": {name: record[name] for name in ("epsilon", "delta", "accountant")},
         "spent": {
-            "epsilon": ledger.epsilon(record["accountant"]),
-            "epsilon_rdp": ledger.epsilon("rdp"),
-            "epsilon_pld": ledger.epsilon("pld"),
+            "epsilon": ledger.reserved_epsilon(record["accountant"]),
+            "epsilon_rdp": ledger.reserved_epsilon("rdp"),
+            "epsilon_pld": ledger.reserved_epsilon("pld"),
             "delta": record["delta"],
         },
         "mechanisms": [_mechanism(e, about.releases[e["name"]]) for e in record["events"]],
@@ -110,12 +120,16 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
         "public_size": about.public_size,
         "assumed_public": list(about.assumed),
         "expected_batch_size": about.expected_batch_size,
-        "released": dict(about.files),
-        "kept_back": list(KEPT_BACK),
+        "released": {
+            name: what
+            for name, what in about.files.items()
+            if not (ended_early and name in SHOW_THE_END)
+        },
+        "kept_back": [*KEPT_BACK, *[END_KEPT_BACK] * ended_early],
         "data_id": record["data_id"],
         "code": dict(about.code),
         "taken_over": about.taken_over,
-        "not_covered": _not_covered(about),
+        "not_covered": [*_not_covered(about), *[ENDED_EARLY] * ended_early],
         "notes": [MONITORING, LABEL_FREQUENCIES, *_taken_over(about.taken_over)],
     }
 
@@ -130,8 +144,9 @@ def statement_markdown(statement: dict[str, Any]) -> str:
 
 - Promised: epsilon {target["epsilon"]:g} at delta {target["delta"]:g}, accounted by
   {target["accountant"].upper()}.
-- Spent so far: epsilon {spent["epsilon_rdp"]:.4f} by RDP, {spent["epsilon_pld"]:.4f} by PLD. Both
-  are upper bounds for everything below together.
+- Spent: epsilon {spent["epsilon_rdp"]:.4f} by RDP, {spent["epsilon_pld"]:.4f} by PLD. Both
+  are upper bounds for everything below together. All that is reserved counts as spent, used or not:
+  it was fixed before the images were looked at, and where a run ends may hang on run times.
 - Unit: {statement["unit"]}. Two image sets are neighbours if one is the other with one image
   added or removed.
 - Random numbers of sampling and noise: {_source(statement)}
@@ -215,9 +230,14 @@ def _mechanism(event: dict[str, Any], release: Release) -> dict[str, Any]:
     rate = event["sampling_rate"]
     sampling = "all images" if rate == 1 else f"Poisson, each image with probability {rate:.6g}"
     told = {} if release.taken is None else {"taken": release.taken}
+    uses = f"{event['charged']} of {event['reserved']}"
+    if event["charged"] < event["reserved"]:  # how many hangs on run times: not to be told
+        event, told = {name: event[name] for name in event if name != "charged"}, {}
+        uses = f"up to {event['reserved']}"
     return {
         **event,
         **told,
+        "uses": uses,
         "released": release.what,
         "sampling": sampling,
         "sensitivity_l2": release.sensitivity,
@@ -227,11 +247,11 @@ def _mechanism(event: dict[str, Any], release: Release) -> dict[str, Any]:
 
 
 def _mechanism_table(mechanisms: list[dict[str, Any]]) -> str:
-    head = "| mechanism | sensitivity | noise multiplier | noise deviation | sampling | charged |"
+    head = "| mechanism | sensitivity | noise multiplier | noise deviation | sampling | uses |"
     rows = (
         f"| {m['name']} | {m['sensitivity_l2']:.6g} | {m['noise_multiplier']:.6g} "
         f"| {m['noise_standard_deviation']:.6g} | {m['sampling']} "
-        f"| {m['charged']} of {m['reserved']} |"
+        f"| {m['uses']} |"
         for m in mechanisms
     )
     return "\n".join([head, "|---|---|---|---|---|---|", *rows])
@@ -241,7 +261,7 @@ def _mechanism_notes(statement: dict[str, Any]) -> list[str]:
     notes = []
     for m in statement["mechanisms"]:
         notes.append(f"{m['name']} gives out {m['released']}. {m['sensitivity_reason']}")
-        lost = m["charged"] - m.get("taken", m["charged"])
+        lost = m["charged"] - m["taken"] if "taken" in m else 0
         if lost:
             notes.append(
                 f"{lost} of the {m['charged']} charged uses of {m['name']} were lost in a crash: "
@@ -253,6 +273,11 @@ def _mechanism_notes(statement: dict[str, Any]) -> list[str]:
         "an image share one clipped gradient; the noisy sum is divided by "
         f"{statement['expected_batch_size']:g}, which is sampling rate times published size.",
     ]
+
+
+def _ended_early(ledger: PrivacyLedger) -> bool:
+    """Whether something that is reserved was not used."""
+    return any(m.count > ledger.charged(name) for name, m in ledger.reserved.items())
 
 
 def _not_covered(about: Circumstances) -> list[str]:

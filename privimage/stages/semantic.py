@@ -16,9 +16,10 @@ from torch import Tensor
 
 from privimage import manifest
 from privimage.checkpoint import save_weights
-from privimage.durable import write_json_durably
+from privimage.durable import json_bytes, write_json_durably
 from privimage.errors import RunFolderError
 from privimage.evaluation.generate import sample_grid
+from privimage.private_folder import read_private, write_private
 from privimage.semantics.classifier import QueryNetwork, accuracy, train_query_network
 from privimage.semantics.query import QUERY, query_receipt, semantic_query
 from privimage.semantics.selection import (
@@ -168,7 +169,7 @@ def ask(run: Run) -> Tensor:
 
     def keep(noisy: Tensor) -> None:
         kept = {"inputs": query_inputs(run), "noisy_histogram": noisy.tolist()}
-        write_json_durably(_kept(run), kept, mode=0o600)
+        write_private(_kept(run), json_bytes(kept))
 
     return semantic_query(
         trained_query_network(run),
@@ -187,14 +188,16 @@ def ask(run: Run) -> Tensor:
 def kept_answer(run: Run) -> Tensor | None:
     """The answer to this very question that an interrupted process left, or None.
 
-    One that cannot be read counts as none: if it was paid for, `ask` refuses to ask again.
+    One that is damaged counts as none: if it was paid for, `ask` refuses to ask again. One that
+    is a link or another user's is a RunFolderError.
     """
+    content = read_private(_kept(run)) or b""
     try:
-        kept = json.loads(_kept(run).read_text())
+        kept = json.loads(content)
         if kept["inputs"] != query_inputs(run):
             return None
         return torch.tensor(kept["noisy_histogram"], dtype=torch.float64)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return None
 
 

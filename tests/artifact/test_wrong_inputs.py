@@ -23,7 +23,7 @@ from artifact.exit_codes import ExitCode
 from artifact.records import write_record
 from artifact.torch_build import TorchBuild, TorchDevice
 from privimage.data import downloads
-from privimage.pipeline import locked
+from privimage.lock import locked
 from tests.artifact.fake_nvml import BIG, GIB, INSTANCE, SMALL, FakeNvml
 
 CUDA_BUILD = TorchBuild("2.14.1", "13.0", "2.30.7", ("sm_80", "sm_90"))

@@ -1,12 +1,12 @@
 """The ledger: on the disk before use, never beyond the promise, never forgotten."""
 
+import errno
 import json
 
 import pytest
 
 from privimage import durable
 from privimage.errors import BudgetError, RunFolderError
-from privimage.privacy import ledger as ledger_module
 from privimage.privacy.accounting import Mechanism, rdp_epsilon
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source, secure_source
@@ -65,12 +65,26 @@ def test_a_charge_is_flushed_renamed_and_its_folder_flushed(ledger, path, monkey
 
 def test_a_charge_that_cannot_be_written_is_not_made(ledger, path, monkeypatch):
     def full(*_args, **_kwargs):
-        raise RunFolderError("no space")
+        raise OSError(errno.ENOSPC, "no space")
 
     before = path.read_text()
-    monkeypatch.setattr(ledger_module, "write_json_durably", full)
-    with pytest.raises(RunFolderError):
+    monkeypatch.setattr(durable.os, "fsync", full)
+    with pytest.raises(RunFolderError, match="no space"):
         ledger.charge("query")
+    assert ledger.charged("query") == 0
+    assert path.read_text() == before
+
+
+def test_nothing_is_reserved_or_charged_once_the_lock_is_lost(ledger, path):
+    def lost():
+        raise RunFolderError("the lock is gone")
+
+    before = path.read_text()
+    ledger.check_before_each_change(lost)
+    with pytest.raises(RunFolderError, match="the lock is gone"):
+        ledger.charge("query")
+    with pytest.raises(RunFolderError, match="the lock is gone"):
+        ledger.reserve("more", Mechanism(500.0, 1.0, 1))
     assert ledger.charged("query") == 0
     assert path.read_text() == before
 
@@ -168,6 +182,15 @@ def test_epsilon_is_that_of_what_was_charged(ledger):
     assert ledger.epsilon("rdp") == rdp_epsilon(charged, delta=1e-5)
     ledger.charge("training", 120)
     assert ledger.epsilon("rdp") == pytest.approx(9.9976, abs=5e-5)  # SPEC A.6
+
+
+def test_the_reserved_epsilon_does_not_hang_on_how_much_was_charged(ledger):
+    for _ in range(3):
+        assert ledger.reserved_epsilon("rdp") == rdp_epsilon((QUERY, TRAINING), delta=1e-5)
+        ledger.charge("training", 50)
+    ledger.charge("query")
+    assert ledger.reserved_epsilon("rdp") == ledger.epsilon("rdp")
+    assert ledger.reserved_epsilon("pld") == ledger.epsilon("pld")
 
 
 def test_another_process_continues_where_the_last_one_stopped(ledger, path):

@@ -35,14 +35,14 @@ ABOUT = Circumstances(
 )
 
 
-def spent_ledger(source: RandomSource) -> PrivacyLedger:
+def spent_ledger(source: RandomSource, *, steps: int = 150) -> PrivacyLedger:
     ledger = PrivacyLedger.create(
         None, epsilon=1.0, delta=1e-5, accountant="rdp", data_id="a1b2", random_source=source
     )
     ledger.reserve(QUERY, Mechanism(484.0, 1.0, 1))
     ledger.reserve(DP_SGD, Mechanism(16.71875, 1 / 3, 150))
     ledger.charge(QUERY)
-    ledger.charge(DP_SGD, 150)
+    ledger.charge(DP_SGD, steps)
     return ledger
 
 
@@ -153,6 +153,28 @@ def test_charged_steps_that_a_crash_took_away_are_told(statement):
     assert lost["spent"] == statement["spent"]  # they stay spent
     assert "3 of the 150 charged uses of dp_sgd were lost" in words(lost)
     assert "lost in a crash" not in words(statement)
+
+
+def test_a_run_that_ended_early_states_what_was_reserved_and_not_where_it_ended(statement):
+    early = []
+    for steps in (7, 93):
+        sgd = dataclasses.replace(ABOUT.releases[DP_SGD], taken=steps)
+        about = dataclasses.replace(ABOUT, releases={**ABOUT.releases, DP_SGD: sgd})
+        early.append(privacy_statement(spent_ledger(secure_source(), steps=steps), about))
+    # the clock may have stopped it by the number of images drawn: nothing here may differ by it
+    assert early[0] == early[1]
+    assert early[0]["spent"] == statement["spent"]
+    assert "up to 150" in words(early[0])
+    assert "(0.9945, 1e-05)-differentially private" in words(early[0])
+    assert not {"ledger.json", "stats.jsonl"} & early[0]["released"].keys()
+    (added,) = set(early[0]["not_covered"]) - set(statement["not_covered"])
+    assert "that number is not protected" in added
+    (kept_back,) = set(early[0]["kept_back"]) - set(statement["kept_back"])
+    assert "`ledger.json`" in kept_back
+
+
+def test_the_rule_of_what_counts_as_spent_is_written_down(statement):
+    assert "All that is reserved counts as spent, used or not" in words(statement)
 
 
 def test_a_model_of_another_run_is_said_to_be_one(statement):
