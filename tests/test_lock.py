@@ -51,7 +51,7 @@ def test_a_link_in_the_place_of_the_lock_is_refused_and_not_followed(tmp_path):
     folder.mkdir()
     for target in (victim, tmp_path / "not there"):
         (folder / ".lock").symlink_to(target)
-        with pytest.raises(RunFolderError, match="cannot write"), locked(folder):
+        with pytest.raises(RunFolderError, match="is a link"), locked(folder):
             pass
         (folder / ".lock").unlink()
     assert victim.read_text() == "content"
@@ -74,3 +74,9 @@ def test_a_run_ends_at_the_next_charge_after_its_lock_is_lost_and_can_be_continu
         run_pipeline(config, tmp_path, progress=watch)
     assert charged == [1]
     assert run_pipeline(config, tmp_path)["privacy"]["steps"] == 3
+
+
+def test_what_a_crash_left_of_a_charge_does_not_close_the_folder(tmp_path):
+    (tmp_path / ".ledger.json.after-0123456789abcdef").symlink_to(".ledger.json.proposal")
+    with locked(tmp_path):
+        pass
