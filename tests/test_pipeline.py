@@ -1,7 +1,7 @@
 import itertools
 import json
 import os
-import shutil
+import secrets
 import time
 from types import SimpleNamespace
 
@@ -89,9 +89,9 @@ def test_no_clock_shows_in_what_may_be_published(toy_settings, tmp_path, shared,
     config = load_config(toy_settings, {"privacy.insecure_for_reproduction": True})
     real = time.monotonic
     for name, speed in (("slow", 1), ("fast", 1000)):
-        if name == "fast":  # the same key, for it names the images
-            shutil.copytree(tmp_path / "slow" / "private", tmp_path / "fast" / "private")
         with monkeypatch.context() as patch:
+            # the same key, for it names the images
+            patch.setattr(secrets, "token_bytes", lambda num: b"k" * num)
             patch.setattr(time, "monotonic", lambda speed=speed: speed * real())
             run_pipeline(config, tmp_path / name, shared=shared)
     told = json.loads((tmp_path / "slow" / "privacy_statement.json").read_text())
