@@ -28,9 +28,10 @@ def test_an_answer_that_a_crash_left_unpaid_is_paid_for_before_it_is_used(
         events = json.loads((tmp_path / "ledger.json").read_text())["events"]
         return {event["name"]: event["charged"] for event in events}[QUERY]
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(PrivacyLedger, "charge", crash)
-        run_pipeline(config, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            run_pipeline(config, tmp_path)
     assert charged() == 0
     answer = json.loads(kept.read_text())["noisy_histogram"]
     with pytest.raises(KeyboardInterrupt):
