@@ -75,6 +75,7 @@ def main() -> None:
     table = markdown(rows)
     print(f"\n{table}")
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(table)
     slipped = [row.mutant.id for row in rows if not row.is_as_it_must_be]
     print(f"{len(rows) - len(slipped)} of {len(rows)} rows are as they must be", *slipped, sep="\n")
@@ -176,7 +177,7 @@ def failing_test(copy: Path, tests: Sequence[str]) -> str:
     ended = python(copy, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests)
     if ended.returncode == 0:
         return ""
-    first = re.search(r"^(?:FAILED|ERROR) (\S+?::\S+)", ended.stdout, re.MULTILINE)
+    first = re.search(r"^(?:FAILED|ERROR) (.+?::.+?)(?: - |$)", ended.stdout, re.MULTILINE)
     if ended.returncode != 1 or first is None:
         raise UserError(f"the tests do not run: {(ended.stdout + ended.stderr)[-1000:]}")
     return first[1]

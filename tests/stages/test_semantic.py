@@ -10,31 +10,50 @@ from privimage.privacy.ledger import PrivacyLedger
 from privimage.semantics.query import QUERY
 
 
-def test_an_answer_that_a_crash_left_unpaid_is_paid_for_before_it_is_used(
-    toy_settings, tmp_path, monkeypatch
-):
-    config, kept = load_config(toy_settings), tmp_path / "private" / "query_answer.json"
+def stop_in_pretraining(stage, done, total):
+    if stage == "pretrain":
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def unpaid(toy_settings, tmp_path, monkeypatch):
+    """A folder with an answer in `private/` that a crash left before its charge."""
+    kept = tmp_path / "run" / "private" / "query_answer.json"
 
     def crash(ledger, name, count=1):
         assert name == QUERY
         assert kept.exists()
         raise KeyboardInterrupt
 
-    def stop(stage, done, total):
-        if stage == "pretrain":
-            raise KeyboardInterrupt
-
-    def charged():
-        events = json.loads((tmp_path / "ledger.json").read_text())["events"]
-        return {event["name"]: event["charged"] for event in events}[QUERY]
-
     with monkeypatch.context() as patch:
         patch.setattr(PrivacyLedger, "charge", crash)
         with pytest.raises(KeyboardInterrupt):
-            run_pipeline(config, tmp_path)
-    assert charged() == 0
-    answer = json.loads(kept.read_text())["noisy_histogram"]
+            run_pipeline(load_config(toy_settings), tmp_path / "run")
+    assert charged(tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+def charged(folder):
+    events = json.loads((folder / "ledger.json").read_text())["events"]
+    return {event["name"]: event["charged"] for event in events}[QUERY]
+
+
+def histogram(path):
+    return json.loads(path.read_text())["noisy_histogram"]
+
+
+def test_an_answer_that_a_crash_left_unpaid_is_paid_for_before_it_is_used(toy_settings, unpaid):
+    answer = histogram(unpaid / "private" / "query_answer.json")
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(config, tmp_path, progress=stop)
-    assert json.loads((tmp_path / "query/answer.json").read_text())["noisy_histogram"] == answer
-    assert charged() == 1
+        run_pipeline(load_config(toy_settings), unpaid, progress=stop_in_pretraining)
+    assert histogram(unpaid / "query" / "answer.json") == answer
+    assert charged(unpaid) == 1
+
+
+def test_an_answer_to_another_question_is_not_used(toy_settings, unpaid):
+    answer = histogram(unpaid / "private" / "query_answer.json")
+    other = load_config(toy_settings, {"seed": 1})  # another query network
+    with pytest.raises(KeyboardInterrupt):
+        run_pipeline(other, unpaid, progress=stop_in_pretraining)
+    assert histogram(unpaid / "query" / "answer.json") != answer
+    assert charged(unpaid) == 1
