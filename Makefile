@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs
+PART ?=
 SEED ?= 0
 IMAGE ?= privimage
 CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4
-.PHONY: setup demo smoke test test-slow check bench image clean
+.PHONY: setup demo smoke test test-slow mutants check bench image clean
 
 setup: .venv/.installed
 
@@ -39,6 +40,10 @@ test: setup
 # kills, lost processes, planted faults: minutes, one after the other, for they use all cores
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --override-ini addopts="--import-mode=importlib --strict-markers" -m "slow and not gpu"
+
+# faults planted in copies of the privacy code: hours for all of them; PART=K/N, or commit/N, for some
+mutants: setup
+	$(BIN)/python -m tests.mutants $(if $(PART),--part $(PART)) --seed $(SEED) --out $(OUT)/mutants.md
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -85,7 +85,7 @@ def test_the_private_folder_is_closed_and_no_private_image_lies_in_the_run(
             assert not any(value.encode() in content for value in hashes), path
 
 
-def test_no_clock_shows_in_what_may_be_published(toy_settings, tmp_path, shared, monkeypatch):
+def test_no_clock_shows_in_what_may_be_published(toy_settings, tmp_path, monkeypatch):
     config = load_config(toy_settings, {"privacy.insecure_for_reproduction": True})
     real = time.monotonic
     for name, speed in (("slow", 1), ("fast", 1000)):
@@ -93,7 +93,7 @@ def test_no_clock_shows_in_what_may_be_published(toy_settings, tmp_path, shared,
             # the same key, for it names the images
             patch.setattr(secrets, "token_bytes", lambda num: b"k" * num)
             patch.setattr(time, "monotonic", lambda speed=speed: speed * real())
-            run_pipeline(config, tmp_path / name, shared=shared)
+            run_pipeline(config, tmp_path / name)
     told = json.loads((tmp_path / "slow" / "privacy_statement.json").read_text())
     assert "stats.jsonl" in told["released"]
     for name in (*told["released"], "privacy_statement.md", "privacy_statement.json"):

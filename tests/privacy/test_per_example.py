@@ -187,6 +187,14 @@ def test_extreme_gradients_are_within_the_clip_norm(engine, gradient):
     assert min(1.0, norm) - 1e-5 < found.norm() <= 1.0
 
 
+def test_a_million_small_numbers_are_not_rounded_up_over_the_clip_norm(engine):
+    # each is 268,435.4 steps after clipping: rounded up, they would be longer by 2e-6 in all
+    model = nn.Linear(1_000_000, 1, bias=False)
+    sum_of = ClippedGradientSum(lambda m, x: m(x).sum(1), model, clip_norm=1.0, engine=engine)
+    norm = sum_of((torch.full((1, 1_000_000), 0.5),))["weight"].norm()
+    assert 1 - 1e-5 < norm <= 1
+
+
 def test_an_empty_batch_gives_zeros_of_every_parameter(network, examples, engine):
     found = clipped(network, tuple(t[:0] for t in examples), engine)
     shapes = {name: p.shape for name, p in network.named_parameters()}
@@ -351,6 +359,20 @@ def test_noise_has_the_deviation_of_clip_norm_times_multiplier_over_expected_bat
     assert gradient["bias"].std().item() == pytest.approx(0.15, abs=0.002)
     # no value is drawn twice
     assert torch.cat([g.flatten() for g in gradient.values()]).unique().numel() > 150_000
+
+
+def test_the_noise_of_two_tensors_of_one_shape_shares_nothing():
+    source = insecure_source(0, insecure_for_reproduction=True)
+    gradient = noisy_mean_gradient(
+        {"first": torch.zeros(1000), "second": torch.zeros(1000)},
+        source=source,
+        clip_norm=0.5,
+        noise_multiplier=3.0,
+        expected_batch_size=10.0,
+    )
+    both = torch.stack([gradient["first"], gradient["second"]])
+    assert torch.corrcoef(both)[0, 1].abs() < 4.5 / 1000**0.5
+    assert len(both.unique()) > 1990
 
 
 @pytest.mark.parametrize("name", ["clip_norm", "noise_multiplier", "expected_batch_size"])

@@ -9,11 +9,12 @@ from privimage.data.image_set import ImageSet
 from privimage.errors import BudgetError, ConfigError
 from privimage.hardware import autocast
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.rng import insecure_source
+from privimage.privacy.rng import insecure_source, secure_source
 from privimage.semantics.classifier import QueryNetwork
 from privimage.semantics.query import (
     QUERY,
     count_top_classes,
+    query_receipt,
     query_sensitivity,
     semantic_query,
 )
@@ -69,7 +70,7 @@ def ledger(epsilon=50.0):
     )
 
 
-def ask(images, book, *, multiplier=2.0, seed=0, k=K):
+def ask(images, book, *, multiplier=2.0, seed=0, k=K, source=None):
     return semantic_query(
         PixelNetwork(),
         images,
@@ -77,7 +78,7 @@ def ask(images, book, *, multiplier=2.0, seed=0, k=K):
         classes_per_image=k,
         noise_multiplier=multiplier,
         ledger=book,
-        source=insecure_source(seed, insecure_for_reproduction=True),
+        source=source or insecure_source(seed, insecure_for_reproduction=True),
         device=CPU,
     )
 
@@ -173,6 +174,33 @@ def test_noise_reaches_every_cell_with_standard_deviation_sqrt_k_times_the_multi
     # 300 x 14 draws: the standard error of the deviation is sd / sqrt(2 * 4200) = 1.1 %
     assert noise.std().item() == pytest.approx(math.sqrt(K) * multiplier, rel=0.05)
     assert noise.mean().abs().item() < 4 * math.sqrt(K) * multiplier / math.sqrt(4200)
+
+
+def test_the_noise_of_two_secure_queries_shares_nothing():
+    images = image_set(4)
+    first, again = (ask(images, ledger(), source=secure_source()) for _ in range(2))
+    assert not (first == again).any()
+
+
+def test_the_receipt_says_how_the_answer_was_released():
+    receipt = query_receipt(
+        image_set(4).with_public_size(5),
+        classes_per_image=K,
+        noise_multiplier=2.0,
+        source=secure_source(),
+        data_id="a1b2",
+    )
+    assert receipt == {
+        "mechanism": "gaussian histogram",
+        "noise_multiplier": 2.0,
+        "sensitivity_l2": pytest.approx(math.sqrt(3)),
+        "classes_per_image": 3,
+        "num_labels": 2,
+        "public_size": 5,
+        "data_id": "a1b2",
+        "noise_source": "os",
+        "insecure": False,
+    }
 
 
 def test_the_query_is_charged_once_and_a_second_one_is_refused():

@@ -8,7 +8,7 @@ from privimage.diffusion.unet import UNet, UNetConfig
 
 @pytest.fixture
 def new_denoiser():
-    def make(num_classes=3):
+    def make(num_classes=3, dropout=0.0):
         torch.manual_seed(0)
         config = UNetConfig(
             image_size=4,
@@ -18,6 +18,7 @@ def new_denoiser():
             channel_multipliers=(1, 2),
             blocks_per_level=1,
             attention_resolutions=(2,),
+            dropout=dropout,
         )
         return Denoiser(UNet(config))
 

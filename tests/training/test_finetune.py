@@ -7,8 +7,10 @@ import torch
 
 from privimage.checkpoint import Checkpoint
 from privimage.config import FinetuneConfig, PrivacyConfig
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import denoising_loss
-from privimage.errors import RunFolderError
+from privimage.errors import ConfigError, RunFolderError
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.per_example import ClippedGradientSum, Engine
@@ -84,8 +86,124 @@ def test_every_step_is_charged_and_moves_the_weights(new_denoiser, images, num_c
     assert not torch.equal(before, weights(denoiser))
 
 
+def nobody_drawn(*arguments, **settings):
+    return torch.empty(0, dtype=torch.int64)
+
+
+def test_the_noise_of_all_steps_of_two_secure_runs_is_whole_and_shares_nothing(
+    new_denoiser, images, monkeypatch
+):
+    monkeypatch.setattr(module, "poisson_sample", nobody_drawn)
+    released = []
+    for _ in range(2):
+        run(
+            new_denoiser(),
+            images,
+            secure_source(),
+            on_release=lambda _, g: released.append(torch.cat([p.flatten() for p in g.values()])),
+        )
+    together = torch.stack(released)
+    # multiplier 1, clip norm .01, expected batch 10; 8 x 9000 draws: known to .3 %
+    assert together.std().item() == pytest.approx(0.01 / 10, rel=0.02)
+    assert (together != 0).all()
+    assert (torch.corrcoef(together) - torch.eye(2 * STEPS)).abs().max() < 0.1
+
+
+def test_weights_and_their_average_follow_from_the_released_gradients_alone(new_denoiser, images):
+    released = []
+    denoiser, replayed = new_denoiser(), new_denoiser()
+    tuned, _ = run(
+        denoiser, images, secure_source(), on_release=lambda _, g: released.append(dict(g))
+    )
+    optimizer = torch.optim.Adam(replayed.parameters(), lr=CONFIG.learning_rate, fused=True)
+    average = Ema(replayed, rate=CONFIG.ema_rate)
+    for step, gradient in enumerate(released):
+        for name, parameter in replayed.named_parameters():
+            parameter.grad = gradient[name]
+        optimizer.step()
+        average.update(step)
+    assert torch.equal(weights(denoiser), weights(replayed))
+    for name, value in tuned.average.parameters.items():
+        assert torch.equal(value, average.parameters[name])
+
+
+class NoGradients:
+    """In the place of `ClippedGradientSum`, for tests of what is drawn."""
+
+    images_at_once = 2
+
+    def __init__(self, losses_of, model, **settings):
+        self.parameters = dict(model.named_parameters())
+
+    def check_independence(self, made_up):
+        pass
+
+    def __call__(self, examples):
+        return {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.parameters.items()}
+
+
+class OneWeight(Denoiser):
+    """All that an optimiser needs."""
+
+    def __init__(self):
+        torch.nn.Module.__init__(self)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+
+def test_every_step_takes_a_poisson_sample_of_its_own_at_the_rate_that_is_accounted(
+    new_denoiser, images, monkeypatch
+):
+    num_steps, rate = 400, 0.25
+    drawn = torch.zeros(num_steps, len(images))
+
+    def noted(sensitive, indices, *arguments, step, **settings):
+        drawn[step, indices] += 1
+        return (sensitive.images[indices],)
+
+    monkeypatch.setattr(module, "made_up_examples", lambda *arguments: ())
+    monkeypatch.setattr(module, "noisy_examples", noted)
+    monkeypatch.setattr(module, "ClippedGradientSum", NoGradients)
+    source = secure_source()
+    book = PrivacyLedger.create(
+        None, epsilon=1e9, delta=1e-3, accountant="rdp", data_id="test", random_source=source
+    )
+    book.reserve(DP_SGD, Mechanism(1.0, rate, num_steps))
+    run(OneWeight(), images, source, book=book)
+    # of 8000 coins; of 400 sizes, binomial with variance 3.75; of 400 steps
+    assert set(drawn.unique().tolist()) == {0, 1}
+    assert drawn.mean().item() == pytest.approx(rate, abs=5 * (rate * (1 - rate) / 8000) ** 0.5)
+    variance = len(images) * rate * (1 - rate)
+    assert drawn.sum(1).var().item() == pytest.approx(variance, abs=5 * variance / 200**0.5)
+    centred = drawn - rate
+    following = (centred[1:] * centred[:-1]).mean() / (rate * (1 - rate))
+    assert abs(following) < 5 / 8000**0.5
+
+
+def test_dropout_of_pre_training_is_off(new_denoiser, images):
+    dropping, plain = new_denoiser(dropout=0.5).train(), new_denoiser()
+    for denoiser in (dropping, plain):
+        run(denoiser, images, seeded())
+    assert torch.equal(weights(dropping), weights(plain))
+
+
+class Mixing(Denoiser):
+    """Adds a little of the other rows' mean, as a batch norm does."""
+
+    def forward(self, x, sigma, labels):
+        denoised = super().forward(x, sigma, labels)
+        return denoised + 1e-2 * denoised.mean(0)
+
+
+def test_a_network_in_which_images_meet_is_refused_before_any_charge(new_denoiser, images):
+    source = secure_source()
+    book = ledger(source)
+    with pytest.raises(ConfigError, match="depends on which others are there"):
+        run(Mixing(new_denoiser().unet), images, source, book=book)
+    assert book.charged(DP_SGD) == 0
+
+
 def test_an_empty_sample_takes_its_noisy_step(new_denoiser, images, monkeypatch):
-    monkeypatch.setattr(module, "poisson_sample", lambda *a, **k: torch.empty(0, dtype=torch.int64))
+    monkeypatch.setattr(module, "poisson_sample", nobody_drawn)
     denoiser = new_denoiser()
     before = weights(denoiser)
     _, book = run(denoiser, images, seeded())
@@ -264,12 +382,18 @@ def test_who_watches_releases_gets_each_noisy_gradient(new_denoiser, images):
 
 
 def test_nothing_of_the_images_reaches_the_log(new_denoiser, images, tmp_path):
-    stats = tmp_path / "stats.jsonl"
-    run(new_denoiser(), images, seeded(), stats=stats)
+    stats, norms = tmp_path / "stats.jsonl", {}
+
+    def note(step, gradient):
+        norms[step] = torch.cat([g.flatten() for g in gradient.values()]).norm().item()
+
+    run(new_denoiser(), images, seeded(), stats=stats, on_release=note)
     allowed = {"stage", "step", "images", "noisy_gradient_norm"}
     lines = [json.loads(line) for line in stats.read_text().splitlines()]
     assert lines
     assert all(set(line) == allowed for line in lines)
+    for line in lines:  # of the gradient with its noise
+        assert line["noisy_gradient_norm"] == pytest.approx(norms[line["step"]], rel=1e-4)
     # the count of images is the expected one, not the number drawn
     assert all(line["images"] == round(line["step"] * 10) for line in lines)
 
