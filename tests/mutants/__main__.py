@@ -160,14 +160,19 @@ def python(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=copy,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_SECONDS,
-    )
+    try:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=copy,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"{' '.join(arguments)[:100]} took over {LIMIT_SECONDS} s; try it on a free machine"
+        ) from error
 
 
 def failing_test(copy: Path, tests: Sequence[str]) -> str:
