@@ -43,7 +43,7 @@ test-slow: setup
 
 # faults planted in copies of the privacy code: hours for all of them; PART=K/N, or commit/N, for some
 mutants: setup
-	$(BIN)/python -m tests.mutants $(if $(PART),--part $(PART)) --seed $(SEED) --out $(OUT)/mutants.md
+	$(BIN)/python -m tests.mutants $(if $(PART),--part $(PART)) $(if $(filter no,$(CLAIM)),--no-claim) --seed $(SEED) --out $(OUT)/mutants.md
 
 check: setup
 	$(BIN)/ruff format --check .
