@@ -73,7 +73,8 @@ def open_plain(path: Path) -> BinaryIO:
 def read_bounded(path: Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """The content of a plain file; DataInvalidError if it is longer, OSError as from `open`."""
     with open_plain(path) as file:
-        content = file.read(max_bytes + 1)
+        # a read takes the memory that it is asked for: only what the file may fill
+        content = file.read(min(max_bytes, os.fstat(file.fileno()).st_size) + 1)
     if len(content) > max_bytes:
         raise DataInvalidError(f"{path} is longer than {max_bytes} bytes; check where it is from")
     return content
