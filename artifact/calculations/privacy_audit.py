@@ -67,6 +67,7 @@ def check_metrics(seed: int) -> Metrics:
             "sensitivity": largest_moves(seed) | query_moves(seed),
             "processes": {"largest_difference": largest_difference(seed)},
             "ledger": ledger_faults(runs),
+            "weights": {"largest_difference": max(run.weights_off for run in runs)},
         }
     finally:
         torch.set_num_threads(threads)
@@ -83,6 +84,7 @@ def ledger_faults(runs: list[ObservedRun]) -> dict[str, float]:
         "late_charges": float(sum(run.late_charges for run in runs)),
         "uncharged": float(sum(run.uncharged for run in runs)),
         "other_plan": float(sum(run.other_plan for run in runs)),
+        "other_lines": float(sum(run.other_lines for run in runs)),
         "excess_epsilon": max(0.0, excess_epsilon()),
     }
 

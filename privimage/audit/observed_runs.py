@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
-from torch import Tensor
+from torch import Tensor, nn
 
 from privimage.budget import plan_mechanisms
 from privimage.config import RunConfig, load_config
@@ -86,6 +87,8 @@ class ObservedRun:
     late_charges: int  # releases that came before their charge was on the disk
     uncharged: int  # releases beyond the charges
     other_plan: int  # entries of the ledger that are not what the settings ask for
+    other_lines: int  # of the log of DP-SGD, that do not follow from releases and settings
+    weights_off: float  # as `_weights_off` has it; of an interrupted run 0, for steps may be lost
 
 
 def observe(folder: Path, *, seed: int, interrupted: bool) -> ObservedRun:
@@ -106,7 +109,8 @@ def observe(folder: Path, *, seed: int, interrupted: bool) -> ObservedRun:
         answers.append(_answer(folder))
         run_pipeline(config, folder, on_release=watch)
     answers.append(_answer(folder))
-    return _observed(config, folder, seen, answers)
+    weights_off = 0.0 if interrupted else _weights_off(config, folder, seen["steps"])
+    return _observed(config, folder, seen, answers, weights_off)
 
 
 def excess_epsilon() -> float:
@@ -134,7 +138,11 @@ def excess_epsilon() -> float:
 
 
 def _observed(
-    config: RunConfig, folder: Path, seen: dict[str, Any], answers: list[Tensor]
+    config: RunConfig,
+    folder: Path,
+    seen: dict[str, Any],
+    answers: list[Tensor],
+    weights_off: float,
 ) -> ObservedRun:
     plan, stated = plan_mechanisms(config), _mechanisms(folder)
     expected_batch = stated[DP_SGD].sampling_rate * NUM_DIGITS
@@ -148,7 +156,47 @@ def _observed(
         uncharged=max(0, len(seen["steps"]) - _charged(folder, DP_SGD))
         + max(0, 1 + asked_again - _charged(folder, QUERY)),
         other_plan=sum(stated.get(name) != mechanism for name, mechanism in plan.items()),
+        other_lines=_other_lines(folder, seen["steps"], expected_batch),
+        weights_off=weights_off,
     )
+
+
+def _other_lines(folder: Path, steps: list[dict[str, Tensor]], expected_batch: float) -> int:
+    """A line may tell the step, the images expected so far, and the released gradient's norm."""
+    others = 0
+    for line in (folder / "stats.jsonl").read_text().splitlines():
+        told = json.loads(line)
+        if told["stage"] != "finetune":
+            continue
+        values = torch.cat([value.flatten() for value in steps[told["step"] - 1].values()])
+        norm = told.pop("noisy_gradient_norm", math.nan)
+        public = {
+            "stage": "finetune",
+            "step": told["step"],
+            "images": round(told["step"] * expected_batch),
+        }
+        others += told != public or not math.isclose(norm, float(values.norm()), rel_tol=1e-4)
+    return others
+
+
+def _weights_off(config: RunConfig, folder: Path, steps: list[dict[str, Tensor]]) -> float:
+    """How far the model lies from what the releases alone make of the pre-trained weights (Adam and
+    the average, replayed), as a share of the way that it went: it may rest on nothing else.
+    """
+    start = safetensors.torch.load_file(folder / "pretrained.safetensors")
+    model = safetensors.torch.load_file(folder / "model.safetensors")
+    weights = {name: nn.Parameter(start[name].clone()) for name in steps[0]}
+    average = {name: start[name].clone() for name in steps[0]}
+    optimizer = torch.optim.Adam(weights.values(), lr=config.finetune.learning_rate)
+    for num, step in enumerate(steps):
+        rate = min(config.finetune.ema_rate, (1 + num) / (10 + num))
+        for name, weight in weights.items():
+            weight.grad = step[name]
+        optimizer.step()
+        for name, weight in weights.items():
+            average[name] = rate * average[name] + (1 - rate) * weight.detach()
+    off = max(float((model[name] - average[name]).abs().max()) for name in average)
+    return off / max(float((model[name] - start[name]).abs().max()) for name in average)
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.per_example import ClippedGradientSum
 from privimage.privacy.rng import insecure_source, secure_source
 from privimage.semantics import query as query_module
+from privimage.stages import model as model_stage
 from privimage.stages import semantic as semantic_stage
 from privimage.training import finetune as finetune_module
 
@@ -73,7 +74,7 @@ def test_two_processes_release_what_one_does():
 
 def test_a_run_that_was_interrupted_has_charged_all_that_it_released(tmp_path):
     seen = observe(tmp_path, seed=1, interrupted=True)
-    assert (seen.late_charges, seen.uncharged, seen.other_plan) == (0, 0, 0)
+    assert (seen.late_charges, seen.uncharged, seen.other_plan, seen.other_lines) == (0, 0, 0, 0)
     assert len(seen.steps) == 12
     assert 0.7 < seen.histogram.std() < 1.3
 
@@ -252,6 +253,19 @@ def test_a_step_released_before_its_charge_is_seen(plant, tmp_path):
 
     plant(PrivacyLedger, "charge", charge)
     assert observe(tmp_path, seed=1, interrupted=False).late_charges > 0
+
+
+def test_weights_that_rest_on_more_than_is_released_are_seen(plant, tmp_path):
+    assert observe(tmp_path / "right", seed=1, interrupted=False).weights_off < 1e-3
+
+    def shown_otherwise(original, *arguments, on_release, **settings):
+        def show(step, gradient):
+            on_release(step, {name: 2 * value.flip(0) for name, value in gradient.items()})
+
+        return original(*arguments, on_release=show, **settings)
+
+    plant(model_stage, "finetune", shown_otherwise)
+    assert observe(tmp_path / "wrong", seed=1, interrupted=False).weights_off > 1e-2
 
 
 def test_a_plan_that_forgets_the_query_exceeds_its_promise(monkeypatch):
