@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from privimage.durable import json_bytes
-from privimage.errors import BudgetError, RunFolderError
+from privimage.errors import BudgetError, ConfigError, RunFolderError
 from privimage.privacy.accounting import Accountant, Mechanism, compute_epsilon
 from privimage.privacy.rng import RandomSource
 from privimage.privacy.swapped_file import SwappedFile
 
 FORMAT = 1
+# what the grid of the noise can hold (docs/noise.md): refused before any work
+SMALLEST_MULTIPLIER, LARGEST_MULTIPLIER = 2.0**-10, 2.0**18
 UNIT = "one image"
 ADJACENCY = "add_or_remove"
 EVENT_KEYS = {"name", "noise_multiplier", "sampling_rate", "reserved", "charged"}
@@ -155,6 +157,12 @@ class PrivacyLedger:
             raise RunFolderError(
                 f"{name} is reserved as {self.reserved[name]}, not {mechanism}; "
                 "continue with the settings of that run, or use a new run folder"
+            )
+        if not SMALLEST_MULTIPLIER <= mechanism.noise_multiplier <= LARGEST_MULTIPLIER:
+            raise ConfigError(
+                f"{name} has noise multiplier {mechanism.noise_multiplier:g}; noise can be drawn "
+                f"for {SMALLEST_MULTIPLIER:g} to {LARGEST_MULTIPLIER:g}: change epsilon or the "
+                "query's noise multiplier"
             )
         terms, wanted = self._terms, (*self.reserved.values(), mechanism)
         total = compute_epsilon(wanted, delta=terms["delta"], accountant=terms["accountant"])

@@ -20,13 +20,14 @@ from privimage.data.image_set import ImageSet, to_model_range
 from privimage.errors import ConfigError
 from privimage.hardware import autocast
 from privimage.privacy.accounting import Mechanism
-from privimage.privacy.gaussian import add_gaussian, grid_step
+from privimage.privacy.gaussian import add_gaussian
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
 from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 QUERY = "semantic_query"
+VOTE_STEP = 2.0**-20  # of the noise; votes are whole numbers
 
 
 def query_sensitivity(classes_per_image: int) -> float:
@@ -122,9 +123,7 @@ def semantic_query(
     if not world.leads:
         return torch.zeros_like(counts)
     deviation = query_sensitivity(classes_per_image) * noise_multiplier
-    noisy = add_gaussian(
-        source.stream(QUERY), counts, standard_deviation=deviation, step=grid_step(1.0)
-    )
+    noisy = add_gaussian(source.stream(QUERY), counts, standard_deviation=deviation, step=VOTE_STEP)
     del counts
     keep(noisy)
     ledger.charge(QUERY)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from privimage import durable
-from privimage.errors import BudgetError, RunFolderError
+from privimage.errors import BudgetError, ConfigError, RunFolderError
 from privimage.privacy.accounting import Mechanism, rdp_epsilon
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source, secure_source
@@ -49,6 +49,14 @@ def test_every_change_is_on_the_disk_when_the_call_returns(ledger, path):
     ledger.charge("query")
     ledger.charge("training", 3)
     assert events() == {"query": (1, 1), "training": (150, 3)}
+
+
+@pytest.mark.parametrize("multiplier", [2.0**-11, 2.0**19])
+def test_noise_that_cannot_be_drawn_is_refused_before_anything_is_reserved(path, multiplier):
+    ledger = PrivacyLedger.create(path, **terms(epsilon=1e12))
+    with pytest.raises(ConfigError, match="noise can be drawn for"):
+        ledger.reserve("training", Mechanism(multiplier, 0.5, 3))
+    assert ledger.reserved == {}
 
 
 def test_a_charge_is_flushed_renamed_and_its_folder_flushed(ledger, path, monkeypatch):
