@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
         "query_noise_multiplier": 4000.0,
         "sampling_rate": 0.005,
         "num_steps": STEPS,
-        "clip_norm": 1e-3,
+        "clip_norm": 1.0,  # so long that a gradient without noise would move the weights visibly
     },
     "query_network": {
         "widths": [4],
