@@ -36,7 +36,7 @@ from privimage.world import ALONE, World
 
 logger = logging.getLogger(__name__)
 DP_SGD = "dp_sgd"
-EXAMPLES_AT_ONCE = 256  # bounds the memory
+EXAMPLES_AT_ONCE = 256  # about: bounds the memory
 
 
 Observer = Callable[[int, dict[str, Tensor]], None]  # of (step, noisy mean gradient)
@@ -108,6 +108,8 @@ def finetune(
     )
     made_up = made_up_examples(denoiser, config, clipped_sum_of.images_at_once)
     clipped_sum_of.check_independence(made_up)  # before it sees a real image
+    pass_size = clipped_sum_of.images_at_once * world.size
+    at_once = pass_size * max(1, EXAMPLES_AT_ONCE // pass_size)  # only the last pass is filled up
 
     while step < mechanism.count and not world.agree(taken > 0 and should_stop()):
         # the step is paid for before anything of it can be seen
@@ -124,7 +126,7 @@ def finetune(
             name: torch.zeros_like(p, dtype=torch.float64)
             for name, p in denoiser.named_parameters()
         }
-        for part in drawn.split(EXAMPLES_AT_ONCE):
+        for part in drawn.split(at_once):
             mine = part[world.rows(len(part))]
             examples = noisy_examples(sensitive, mine, denoiser, config, seed=seed, step=step)
             for name, summed in clipped_sum_of(examples).items():
