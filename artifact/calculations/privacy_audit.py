@@ -25,6 +25,7 @@ from privimage.audit.checks import (
 from privimage.audit.noise_tests import noise_p_values
 from privimage.audit.observed_runs import ObservedRun, excess_epsilon, observe
 from privimage.audit.processes import largest_difference
+from privimage.audit.sums import exact_sums
 from privimage.hardware import usable_cores
 from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
 from privimage.privacy.rng import secure_source
@@ -64,7 +65,7 @@ def check_metrics(seed: int) -> Metrics:
             "noise": _named(noise_p_values([run.steps for run in runs]), "p_of_{}"),
             "query_noise": _named(query_noise(runs), "p_of_{}"),
             "sample": _named(sample, "p_of_{}"),
-            "sensitivity": largest_moves(seed) | query_moves(seed),
+            "sensitivity": largest_moves(seed) | query_moves(seed) | exact_sums(seed),
             "processes": {"largest_difference": largest_difference(seed)},
             "ledger": ledger_faults(runs),
             "weights": {"largest_difference": max(run.weights_off for run in runs)},

@@ -19,6 +19,7 @@ from privimage.audit.checks import (
 )
 from privimage.audit.observed_runs import excess_epsilon, observe
 from privimage.audit.processes import largest_difference
+from privimage.audit.sums import exact_sums
 from privimage.privacy import per_example
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
@@ -95,7 +96,27 @@ def test_attacks_come_close_to_what_is_claimed():
         assert 0.4 * result.claimed_epsilon < result.lower_bound < 1.3 * result.claimed_epsilon
 
 
+def test_sums_of_any_gradients_are_exact_and_no_term_is_too_long():
+    found = exact_sums(3)
+    assert 0.999 < found.pop("largest_alone") <= 1.0
+    assert found == {"unusable": 0.0, "lost": 0.0}
+
+
 # faults
+
+
+def test_gradients_rounded_up_by_a_hair_are_seen(monkeypatch):
+    monkeypatch.setattr(per_example, "SHORTENED", 1.0)
+    assert exact_sums(3)["largest_alone"] > 1.0
+
+
+def test_sums_that_overflow_are_seen(plant):
+    plant(
+        ClippedGradientSum,
+        "_zeros",
+        lambda original, self: [total.to(torch.int32) for total in original(self)],
+    )
+    assert exact_sums(3)["lost"] > 1.0
 
 
 def moves(engine=FOLDED, num=9, added="first"):
