@@ -19,7 +19,7 @@ import torch
 from harness import publish
 from torch import Tensor
 
-from privimage.privacy.gaussian import add_gaussian, grid_step
+from privimage.privacy.gaussian import add_gaussian
 from privimage.privacy.rng import insecure_source
 from privimage.semantics.query import query_sensitivity
 from privimage.semantics.selection import select_by_masking
@@ -103,7 +103,7 @@ def gaussian(deviation: float) -> Noise:
     """As the query adds it, from a seeded source: there is nothing to protect."""
     source = insecure_source(0, insecure_for_reproduction=True)
     return lambda histogram: add_gaussian(
-        source, histogram, standard_deviation=deviation, step=grid_step(1.0)
+        source, histogram, standard_deviation=deviation, step=VOTE_STEP
     )
 
 
