@@ -1,9 +1,11 @@
-"""Memory while a stage runs: its peak, and what to do where it runs out.
+"""Memory while a stage runs: kept from layer to layer, its peak, and what to do where it runs out.
 
 The kernel and the GPU's allocator count it. Linux resets the high-water mark of the resident memory
 on request; where it may not be asked the figure is left out rather than guessed.
 """
 
+import ctypes
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,26 @@ NO_MEMORY = re.compile(
     "std::bad_alloc|Cannot allocate memory|ALLOC_FAILED"
 )
 CLEAR_REFS, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_THRESHOLD = 32 * MIB  # that glibc accepts for single blocks
+
+
+def keep_freed_blocks() -> bool:
+    """Let glibc keep what a layer frees for the next one, instead of returning it to the system.
+
+    Getting it anew costs a page fault every 4 KiB: some 8 % of a DP-SGD step of a small network.
+    False, and nothing changed, where there is no glibc or the user has settings of their own.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return bool(
+        mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    )
 
 
 def reset_peaks(device: torch.device) -> bool:

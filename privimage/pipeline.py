@@ -76,6 +76,7 @@ def run_pipeline(
     work for what a user can put right, and BudgetError if the promise cannot be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
+    memory.keep_freed_blocks()
     with opened(config, folder, shared=shared, data_root=data_root, donor=donor) as found:
         sets, plan, ledger, source = found
         reserve(ledger, plan, donor)
@@ -143,6 +144,7 @@ def follow_pipeline(
     work. It reads images, and neither reads nor writes the run folder.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
+    memory.keep_freed_blocks()
     sets = load_image_sets(config, data_root=data_root)
     ledger = introduce(world, sets, None)
     source = random_source(config)

@@ -1,5 +1,9 @@
 import errno
 import gc
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,3 +56,33 @@ def test_no_other_error_is_taken_for_it():
     for error in (RuntimeError(unsupported), DataInvalidError("damaged"), KeyboardInterrupt()):
         with pytest.raises(type(error)), memory.explained("query"):
             raise error
+
+
+FAULTS_OF_LAYERS = """
+import resource, torch
+from privimage import memory
+assert memory.keep_freed_blocks() is {kept}
+def layer():
+    torch.ones(2**20)  # 4 MiB
+for _ in range(8):
+    layer()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    layer()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_glibc_keeps_what_a_layer_frees_for_the_next_one_unless_the_user_has_settings():
+    def faults(*, kept: bool, **settings: str) -> int:
+        plain = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
+        command = [sys.executable, "-c", FAULTS_OF_LAYERS.format(kept=kept)]
+        done = subprocess.run(command, env=plain | settings, check=True, capture_output=True)
+        return int(done.stdout)
+
+    anew = 20 * 2**22 // os.sysconf("SC_PAGE_SIZE")
+    assert faults(kept=True) < anew / 10
+    # the user's own: every block from the system, and back
+    assert faults(kept=False, MALLOC_MMAP_THRESHOLD_="131072") > anew / 2
+    assert faults(kept=False, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=131072") > anew / 2

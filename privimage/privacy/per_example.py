@@ -200,7 +200,11 @@ class ClippedGradientSum:
             if must_mask:
                 g = torch.where(by_image > 0, g, 0)
             steps = (g * by_image).to(torch.int32)
-            summed += steps.sum(0) if len(steps) > 1 else steps[0]
+            if len(steps) > 1:  # in the order of memory the sum is several times as fast
+                order = sorted(range(1, g.dim()), key=g.stride, reverse=True)
+                summed.permute([i - 1 for i in order]).add_(steps.permute(0, *order).sum(0))
+            else:
+                summed += steps[0]
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, dtype=torch.int64) for p in self.parameters.values()]

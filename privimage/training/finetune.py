@@ -108,8 +108,9 @@ def finetune(
     )
     made_up = made_up_examples(denoiser, config, clipped_sum_of.images_at_once)
     clipped_sum_of.check_independence(made_up)  # before it sees a real image
-    pass_size = clipped_sum_of.images_at_once * world.size
-    at_once = pass_size * max(1, EXAMPLES_AT_ONCE // pass_size)  # only the last pass is filled up
+    round_size = clipped_sum_of.images_at_once * engine.num_workers * world.size
+    # whole rounds of all workers: only the last one has passes that are filled up, or missing
+    at_once = round_size * max(1, EXAMPLES_AT_ONCE // round_size)
 
     while step < mechanism.count and not world.agree(taken > 0 and should_stop()):
         # the step is paid for before anything of it can be seen
