@@ -5,19 +5,19 @@ About a minute and a half on two cores; ends with example.png and the accuracy o
 
 import torch
 
-from privimage.config import FinetuneConfig, PretrainConfig, PrivacyConfig
+from privimage.classifiers.downstream import UtilityConfig, classify_with
+from privimage.classifiers.query_network import QueryNetwork, train_query_network
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.generate import generate_images, sample_grid
 from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.evaluation.generate import generate_images, sample_grid
-from privimage.evaluation.utility import UtilityConfig, classify_with
 from privimage.privacy.accounting import Mechanism, calibrate_noise_multiplier
 from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.query import query_mechanism, semantic_query
 from privimage.privacy.rng import secure_source
-from privimage.semantics.classifier import QueryNetwork, train_query_network
-from privimage.semantics.query import query_mechanism, semantic_query
 from privimage.semantics.selection import public_subset, select_by_matching
+from privimage.settings.config import FinetuneConfig, PretrainConfig, PrivacyConfig
 from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
 

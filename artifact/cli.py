@@ -13,27 +13,27 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from artifact import display
-from artifact.claims import Claim, find_claim, load_claims
-from artifact.compare import Comparison
-from artifact.compare import compare as compare_records
-from artifact.environment import as_json, examine
+from artifact.claims.doctor import as_json, examine
+from artifact.claims.needs import all_assets, settings_here
+from artifact.claims.preflight import EntryPoint, check_entry, check_machine
+from artifact.claims.records import ClaimRecord, find_records, read_record, record_folder
+from artifact.claims.registry import Claim, find_claim, load_claims
 from artifact.exit_codes import ExitCode
-from artifact.expected import expected_path, load_expected
-from artifact.needs import all_assets, settings_here
-from artifact.preflight import EntryPoint, check_entry, check_machine
-from artifact.records import ClaimRecord, find_records, read_record, record_folder
-from artifact.wording import arm_progress
-from privimage.command import run_command
+from artifact.judging.compare import Comparison
+from artifact.judging.compare import compare as compare_records
+from artifact.judging.expected import expected_path, load_expected
+from artifact.judging.wording import arm_progress
+from artifact.report import display
 from privimage.errors import UserError
-from privimage.launch import (
+from privimage.machine.launch import (
     INTERRUPTED,
     is_launched,
     launch,
     stopped_with_a_word,
 )
-from privimage.plain_text import plain_handler, say
-from privimage.progress import StageProgress
+from privimage.terminal.command import run_command
+from privimage.terminal.plain_text import plain_handler, say
+from privimage.terminal.progress import StageProgress
 
 app = typer.Typer(
     help="Reproduce the claims of the paper, and judge what was obtained.",
@@ -134,7 +134,7 @@ def run(
         found, setting, out, entry=entry, force=force
     )  # a torch that is broken is named here
 
-    from artifact.arms import Source, resolve_arms
+    from artifact.claims.arms import Source, resolve_arms
 
     if found.setting(setting).calculation is None:
         resolve_arms(found, setting, seed=seed, max_minutes=max_minutes)  # its faults come first
@@ -170,8 +170,8 @@ def run_here(
     """Run in this process, maybe with others that torchrun started; a record to be judged, or None
     there: torchrun takes any exit status but 0 for a crash.
     """
-    from artifact.runner import follow_claim, run_claim
-    from privimage.world import joined
+    from artifact.claims.runner import follow_claim, run_claim
+    from privimage.machine.processes import joined
 
     with joined() as world:
         if not world.leads:
@@ -210,7 +210,7 @@ def fetch(
     offline: Annotated[bool, typer.Option("--offline", help="never download")] = False,
 ) -> None:
     """Get image sets and weights, each checked; repeat the command to continue."""
-    from artifact.fetch import fetch_assets, verify_assets
+    from artifact.assets.fetch import fetch_assets, verify_assets
 
     try:
         with StageProgress() as progress:
@@ -263,7 +263,7 @@ def report(
     ] = None,
 ) -> None:
     """One HTML file and one Markdown file of everything under the output folder."""
-    from artifact.report import write_report
+    from artifact.report.document import write_report
 
     root = records or out
     if not root.is_dir():
@@ -281,8 +281,8 @@ def expect(
     setting: SettingName = None,
 ) -> None:
     """Derive expected values and tolerances from five recorded seeds, or from the paper's table."""
-    from artifact.paper_bands import expected_from_paper
-    from artifact.reference import expected_from_records, write_expected
+    from artifact.judging.paper_bands import expected_from_paper
+    from artifact.judging.reference import expected_from_records, write_expected
 
     found = find_claim(claim)
     setting = setting or found.first_setting
@@ -300,8 +300,8 @@ def expect(
 
 def show_plan(claim: Claim, setting: str, *, seed: int, max_minutes: float | None) -> None:
     """Settings and budget of every arm; a claim that only computes has neither."""
-    from artifact.arms import resolve_arms
-    from artifact.runner import planned_ledger, resolved_yaml
+    from artifact.claims.arms import resolve_arms
+    from artifact.claims.runner import planned_ledger, resolved_yaml
 
     chosen = claim.setting(setting)
     if chosen.calculation is not None:

@@ -20,10 +20,10 @@ import torch
 from harness import interleaved, median, parser, publish, report, seconds_per_call, spread
 from PIL import Image
 
-from privimage.data.archives import open_listing
-from privimage.data.image_tree import decode_all
+from privimage.data.own.archives import open_listing
+from privimage.data.own.image_tree import decode_all
 from privimage.data.preparation import Preparation
-from privimage.hardware import usable_cores
+from privimage.machine.hardware import usable_cores
 
 VARIANTS = {"one thread": 1, "all cores": 0}
 WIDTH, HEIGHT = 178, 218

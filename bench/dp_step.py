@@ -22,9 +22,10 @@ from torch.func import functional_call, grad, vmap
 
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
-from privimage.hardware import Compute
-from privimage.privacy.per_example import ClippedGradientSum, Engine
-from privimage.training.mean_gradient import MeanGradient
+from privimage.gradients.engine import Engine
+from privimage.gradients.mean_gradient import MeanGradient
+from privimage.machine.hardware import Compute
+from privimage.privacy.clipping import ClippedGradientSum
 
 CLIP_NORM = 1e-3
 EAGER = {

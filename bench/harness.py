@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from privimage.environment import describe_environment
+from privimage.machine.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]

@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from harness import publish, seconds_per_call
 
-from privimage.config import FinetuneConfig
 from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.generate import generate_images
 from privimage.diffusion.loss import denoising_loss
 from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.evaluation.generate import generate_images
-from privimage.hardware import Compute, default_num_workers, resolved_precision
-from privimage.privacy.engine_choice import choose_engine
-from privimage.privacy.per_example import ClippedGradientSum
+from privimage.gradients.engine_choice import choose_engine
+from privimage.gradients.mean_gradient import MeanGradient
+from privimage.machine.hardware import Compute, default_num_workers, resolved_precision
+from privimage.privacy.clipping import ClippedGradientSum
+from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import made_up_examples
-from privimage.training.mean_gradient import MeanGradient
 
 # network; images of pre-training; expected batch and steps of fine-tuning (all with K = 8)
 SETTINGS = {

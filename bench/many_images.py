@@ -17,15 +17,15 @@ import torch
 from harness import Row, interleaved, median, parser, publish, report
 from scaling import PeakMemory
 
-from privimage.checkpoint import Checkpoint
-from privimage.config import EvaluationConfig
+from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.image_set import ImageSet
 from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.generate import class_labels, drawn_batches, generate_images
 from privimage.diffusion.unet import UNet, UNetConfig
 from privimage.evaluation.evaluate import evaluate
-from privimage.evaluation.generate import class_labels, drawn_batches, generate_images
-from privimage.evaluation.image_files import ImageParts, load_images, save_images
-from privimage.semantics.classifier import QueryNetwork
+from privimage.release.image_files import ImageParts, load_images, save_images
+from privimage.run_folder.checkpoint import Checkpoint
+from privimage.settings.config import EvaluationConfig
 
 CPU = torch.device("cpu")
 NAMES = tuple("0123456789")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from harness import Row, interleaved, median, parser, publish, report, seconds_per_call, spread
 
-from privimage.privacy.gaussian import gaussian_steps
+from privimage.privacy.noise import gaussian_steps
 from privimage.privacy.rng import RandomSource, secure_source
 
 DEVIATION = 2.0**28 * 20.3  # in grid steps, as a clip norm and a multiplier give it

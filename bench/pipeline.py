@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from harness import interleaved, median, parser, publish, report
 
-from privimage.config import load_config
-from privimage.hardware import usable_cores
-from privimage.pipeline import run_pipeline
+from privimage.machine.hardware import usable_cores
+from privimage.settings.config import load_config
+from privimage.stages.pipeline import run_pipeline
 
 VARIANTS = ("float32", "bfloat16")
 CLAIM = Path(__file__).parents[1] / "claims" / "kick_the_tires" / "claim.yaml"

@@ -16,20 +16,20 @@ from pathlib import Path
 import torch
 from harness import publish
 
-from artifact.intervals import mean_interval
-from privimage.checkpoint import load_weights
-from privimage.config import RunConfig, load_config
+from artifact.judging.intervals import mean_interval
+from privimage.diffusion.build import new_denoiser
+from privimage.diffusion.generate import generate_images
 from privimage.evaluation.evaluate import frechet_to_real
 from privimage.evaluation.features import query_network_extractor
-from privimage.evaluation.generate import generate_images
-from privimage.hardware import Compute, usable_cores
-from privimage.pipeline import load_image_sets
+from privimage.machine.hardware import Compute, usable_cores
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
-from privimage.stages import ImageSets, Run
-from privimage.stages.model import new_denoiser
+from privimage.run_folder.checkpoint import load_weights
+from privimage.run_folder.run import ImageSets, Run
+from privimage.run_folder.runlog import silent
+from privimage.settings.config import RunConfig, load_config
+from privimage.stages.pipeline import load_image_sets
 from privimage.stages.semantic import trained_query_network
-from privimage.training.runlog import silent
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def main() -> None:
     config = load_config(options.run / "config.yaml")
     sets = load_image_sets(config)
     run = readable(config, sets, options.run)
-    denoiser = new_denoiser(run).eval()
+    denoiser = new_denoiser(run.config, run.sets.sensitive).eval()
     load_weights(options.run / "model.safetensors", denoiser)
     extractor = query_network_extractor(trained_query_network(run), device=CPU)
     if sets.real_test is None:

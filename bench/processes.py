@@ -18,15 +18,16 @@ import torch
 from harness import Row, interleaved, median, parser, publish, report
 from paper_network import paper_network
 
-from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.data.image_set import ImageSet
-from privimage.hardware import usable_cores
+from privimage.gradients.engine import Engine
+from privimage.machine.hardware import usable_cores
+from privimage.machine.processes import joined
 from privimage.privacy.accounting import Mechanism
+from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.per_example import Engine
 from privimage.privacy.rng import insecure_source
-from privimage.training.finetune import DP_SGD, finetune
-from privimage.world import joined
+from privimage.settings.config import FinetuneConfig, PrivacyConfig
+from privimage.training.finetune import finetune
 
 NUM_IMAGES, RATE, COPIES = 48, 0.5, 8
 

@@ -19,9 +19,9 @@ import torch
 from harness import publish
 from torch import Tensor
 
-from privimage.privacy.gaussian import add_gaussian
+from privimage.privacy.noise import add_gaussian
+from privimage.privacy.query import VOTE_STEP, query_sensitivity
 from privimage.privacy.rng import insecure_source
-from privimage.semantics.query import VOTE_STEP, query_sensitivity
 from privimage.semantics.selection import select_by_masking
 
 NUM_WORDS = 1000

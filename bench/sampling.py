@@ -12,8 +12,8 @@ import torch
 from harness import interleaved, median, parser, publish, report, seconds_per_call, spread
 from paper_network import paper_network
 
-from privimage.evaluation.generate import generate_images
-from privimage.hardware import Compute
+from privimage.diffusion.generate import generate_images
+from privimage.machine.hardware import Compute
 
 EAGER = {
     "plain eager, float32": (False, "float32"),

@@ -20,16 +20,18 @@ import numpy as np
 import torch
 from harness import Row, interleaved, median, parser, publish, report, seconds_per_call
 
-from privimage.config import FinetuneConfig
 from privimage.data.image_set import ImageSet
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
 from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.privacy.per_example import ClippedGradientSum, Engine, noisy_mean_gradient
-from privimage.privacy.poisson import poisson_sample
+from privimage.gradients.engine import Engine
+from privimage.privacy.clipping import ClippedGradientSum
+from privimage.privacy.dp_sgd import noisy_mean_gradient
 from privimage.privacy.rng import secure_source
+from privimage.privacy.sampling import poisson_sample
+from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import noisy_examples
 
 STANDARD = {"N": 30_000, "B": 16, "K": 2, "size": 32}

@@ -14,29 +14,29 @@ import typer
 import yaml
 from rich.console import Console
 
-from privimage.budget import plan_mechanisms
-from privimage.command import run_command
-from privimage.config import RunConfig, load_config
-from privimage.data.native import native_preparation
+from privimage.data.own.native import native_preparation
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
-from privimage.defaults import default_settings
-from privimage.description import Description, assumed_facts, described
 from privimage.errors import ConfigError
-from privimage.export import export_images
-from privimage.launch import (
+from privimage.files.plain_yaml import parse_yaml
+from privimage.machine.launch import (
     is_launched,
     is_restarted,
     launch,
     stopped_with_a_word,
 )
-from privimage.pipeline import follow_pipeline, may_cache, opened, run_pipeline
-from privimage.plain_text import plain_handler, say
-from privimage.plain_yaml import parse_yaml
-from privimage.presets import preset_settings
-from privimage.privacy.statement import assumption
-from privimage.progress import StageProgress
-from privimage.world import joined
+from privimage.machine.processes import joined
+from privimage.release.export import export_images
+from privimage.release.statement import assumption
+from privimage.run_folder.budget import privacy_plan
+from privimage.settings.config import RunConfig, load_config
+from privimage.settings.defaults import default_settings
+from privimage.settings.description import Description, assumed_facts, described
+from privimage.settings.presets import preset_settings
+from privimage.stages.pipeline import follow_pipeline, may_cache, opened, run_pipeline
+from privimage.terminal.command import run_command
+from privimage.terminal.plain_text import plain_handler, say
+from privimage.terminal.progress import StageProgress
 
 app = typer.Typer(
     help="Differentially private synthetic images (PrivImage).",
@@ -250,7 +250,7 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
 
 def show_plan(config: RunConfig, folder: Path) -> None:
     """All settings and what will be spent, before anything is done."""
-    plan = plan_mechanisms(config)
+    plan = privacy_plan(config).mechanisms
     out.rule("settings")
     say(*yaml.safe_dump(config.to_dict(), sort_keys=False).splitlines())
     out.rule("budget")

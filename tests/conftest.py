@@ -12,8 +12,8 @@ import tests.typecheck  # noqa: F401  (the hook below looks it up by name)
 hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
 
-from privimage.config import load_config  # noqa: E402  (after the hook, which wraps it)
-from privimage.pipeline import run_pipeline  # noqa: E402
+from privimage.settings.config import load_config  # noqa: E402  (after the hook, which wraps it)
+from privimage.stages.pipeline import run_pipeline  # noqa: E402
 
 
 @pytest.fixture(scope="session")

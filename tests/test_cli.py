@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from privimage import cli
-from privimage.plain_text import escaped
+from privimage.terminal.plain_text import escaped
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from artifact import cli
-from artifact.claims import load_claims
+from artifact.claims.registry import load_claims
 from artifact.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[1]

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
+from privimage.classifiers.query_network import QueryNetwork
 from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.generate import generate_images
 from privimage.diffusion.loss import denoising_loss, sample_noise_levels
 from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.evaluation.generate import generate_images
-from privimage.hardware import Compute, autocast
-from privimage.privacy.per_example import ClippedGradientSum, Engine
-from privimage.semantics.classifier import QueryNetwork
-from privimage.training.mean_gradient import MeanGradient
+from privimage.gradients.engine import Engine
+from privimage.gradients.mean_gradient import MeanGradient
+from privimage.machine.hardware import Compute, autocast
+from privimage.privacy.clipping import ClippedGradientSum
 
 pytestmark = [
     pytest.mark.gpu,

@@ -54,7 +54,7 @@ def _call_fault(name: str, given: dict[str | None, str], path: Path) -> str | No
     if given.get("allow_pickle", "False") != "False":
         return f"{name} with allow_pickle={given['allow_pickle']}"
     if name == "yaml.load" and (path, given.get("Loader")) != (YAML, "_PlainLoader"):
-        return "yaml.load; use privimage.plain_yaml"
+        return "yaml.load; use privimage.files.plain_yaml"
     if module == "pickle" and function in ("load", "loads"):
         return f"calls {name}"
     return None

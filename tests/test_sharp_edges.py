@@ -12,7 +12,8 @@ import torch
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
 from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.privacy.per_example import ClippedGradientSum, Engine
+from privimage.gradients.engine import Engine
+from privimage.privacy.clipping import ClippedGradientSum
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "sharp_edges.md").read_text()

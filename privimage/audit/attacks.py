@@ -13,10 +13,10 @@ import torch
 
 from privimage.audit.probes import BrightnessReader, labelled_images, ledger_of, released_rows
 from privimage.data.image_set import ImageSet
+from privimage.gradients.engine import Engine
 from privimage.privacy.accounting import Mechanism
-from privimage.privacy.per_example import Engine
+from privimage.privacy.query import QUERY, semantic_query
 from privimage.privacy.rng import RandomSource
-from privimage.semantics.query import QUERY, semantic_query
 
 OTHER, CANARY = 0, 1  # labels
 LOOP = Engine("loop")

@@ -22,16 +22,16 @@ from privimage.audit.probes import (
     observed_steps,
     released_rows,
 )
-from privimage.config import FinetuneConfig
+from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.image_set import ImageSet
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.gradients.engine import Engine
+from privimage.machine.processes import World
 from privimage.privacy.accounting import Mechanism
-from privimage.privacy.per_example import Engine
+from privimage.privacy.query import QUERY, semantic_query
 from privimage.privacy.rng import RandomSource, insecure_source
-from privimage.semantics.classifier import QueryNetwork
-from privimage.semantics.query import QUERY, semantic_query
-from privimage.world import World
+from privimage.settings.config import FinetuneConfig
 
 SIZE, LABELS = 8, 3  # of the images of the neighbouring sets
 LITTLE_NOISE = 0.01  # a multiplier beside which single images can be seen

@@ -18,12 +18,12 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from torch import Tensor, nn
 
-from privimage.budget import plan_mechanisms
-from privimage.config import RunConfig, load_config
-from privimage.pipeline import run_pipeline
 from privimage.privacy.accounting import Mechanism
-from privimage.semantics.query import QUERY
-from privimage.training.finetune import DP_SGD
+from privimage.privacy.dp_sgd import DP_SGD
+from privimage.privacy.query import QUERY
+from privimage.run_folder.budget import privacy_plan
+from privimage.settings.config import RunConfig, load_config
+from privimage.stages.pipeline import run_pipeline
 
 NUM_DIGITS, STEPS, INTERRUPTED_AT = 1437, 12, 5
 SETTINGS: dict[str, Any] = {
@@ -128,7 +128,7 @@ def excess_epsilon() -> float:
             "num_steps": steps,
         }
         config = load_config(SETTINGS, {f"privacy.{key}": value for key, value in promise.items()})
-        multiplier = plan_mechanisms(config)[DP_SGD].noise_multiplier
+        multiplier = privacy_plan(config).mechanisms[DP_SGD].noise_multiplier
         account = PLDAccountant() if accountant == "pld" else RdpAccountant()
         account.compose(GaussianDpEvent(query))
         sampled = PoissonSampledDpEvent(rate, GaussianDpEvent(multiplier))
@@ -144,7 +144,7 @@ def _observed(
     answers: list[Tensor],
     weights_off: float,
 ) -> ObservedRun:
-    plan, stated = plan_mechanisms(config), _mechanisms(folder)
+    plan, stated = privacy_plan(config).mechanisms, _mechanisms(folder)
     expected_batch = stated[DP_SGD].sampling_rate * NUM_DIGITS
     unit = config.privacy.clip_norm * stated[DP_SGD].noise_multiplier / expected_batch
     votes = math.sqrt(config.selection.classes_per_label) * stated[QUERY].noise_multiplier

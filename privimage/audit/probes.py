@@ -10,16 +10,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.gradients.engine import Engine
+from privimage.machine.processes import ALONE, World
 from privimage.privacy.accounting import Mechanism
+from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.per_example import Engine
 from privimage.privacy.rng import RandomSource
-from privimage.training.finetune import DP_SGD, finetune
-from privimage.world import ALONE, World
+from privimage.settings.config import FinetuneConfig, PrivacyConfig
+from privimage.training.finetune import finetune
 
 IMAGE_SIZE = 4
 ROW = IMAGE_SIZE**2  # numbers in a row of the table

@@ -7,7 +7,8 @@ in float64 before noise is added, without the rounding of what is released.
 import torch
 from torch import Tensor, nn
 
-from privimage.privacy.per_example import ClippedGradientSum, Engine
+from privimage.gradients.engine import Engine
+from privimage.privacy.clipping import ClippedGradientSum
 
 CLIP_NORM = 1.0
 MANY = 1_000_000  # numbers in one gradient: where each that is rounded up would show

@@ -1,1 +1,1 @@
-"""Image sets: what they are, where they come from, how they are prepared. Knows no other part."""
+"""Image sets: what they are, where they come from, how they are prepared."""

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from privimage.data.image_set import ImageSet
-from privimage.data.npy import as_tensor
-from privimage.data.npz import read_arrays
+from privimage.data.own.npy import as_tensor
+from privimage.data.own.npz import read_arrays
 from privimage.data.places import user_folder
-from privimage.durable import write_durably
 from privimage.errors import DataInvalidError, RunFolderError
+from privimage.files.durable import write_durably
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from privimage.hardware import usable_cores
+from privimage.machine.hardware import usable_cores
 
 CHUNK = 64  # images; the lock is passed on more often than this, the queue is not
 CHUNKS_PER_CORE = 2

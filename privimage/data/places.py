@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from privimage.data.published_files import INCEPTION
+from privimage.data.public.pinned_files import INCEPTION
 from privimage.errors import ConfigError
 
 SIZES = (32, 64)

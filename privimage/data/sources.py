@@ -1,8 +1,8 @@
 """Named image sets and `folder:PATH`: what a configuration calls a set, and how it is found.
 
 Named sets are public benchmarks. A `folder:` set may be private: it is read into memory, or mapped
-if it is large (`privimage.data.array_folder`), and nothing of it is written to a disk unless the
-caller asks for the cache. Nothing is downloaded unless the caller asks for that.
+if it is large (`privimage.data.own.array_folder`), and nothing of it is written to a disk unless
+the caller asks for the cache. Nothing is downloaded unless the caller asks for that.
 """
 
 import difflib
@@ -16,15 +16,15 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from privimage.data import published
-from privimage.data.array_folder import IMAGES, find_array_folder, read_array_folder
 from privimage.data.cache import cached_image_set, default_cache_dir, stamp
-from privimage.data.glyphs import render_glyphs, rendering_key
 from privimage.data.image_set import ImageSet
-from privimage.data.image_tree import SPLITS, read_image_tree
-from privimage.data.npz import read_npz
+from privimage.data.own.array_folder import IMAGES, find_array_folder, read_array_folder
+from privimage.data.own.image_tree import SPLITS, read_image_tree
+from privimage.data.own.npz import read_npz
 from privimage.data.places import DOWNLOADED, default_data_root
 from privimage.data.preparation import Preparation
+from privimage.data.public import published_sets as published
+from privimage.data.public.glyphs import render_glyphs, rendering_key
 from privimage.errors import ConfigError, DataMissingError
 
 FOLDER_PREFIX = "folder:"
@@ -121,7 +121,7 @@ def load_digits(split: str, *, preparation: Preparation) -> ImageSet:
 
 
 def load_glyphs(split: str, *, preparation: Preparation, cache_dir: Path | None = None) -> ImageSet:
-    """Rendered characters at the size asked for; see `privimage.data.glyphs`."""
+    """Rendered characters at the size asked for; see `privimage.data.public.glyphs`."""
     size = preparation.image_size
     glyphs = cached_image_set(
         partial(render_glyphs, size),

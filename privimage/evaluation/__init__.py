@@ -1,1 +1,1 @@
-"""Synthetic images, their Frechet distance to real ones, and their use for training classifiers."""
+"""Synthetic images judged: their Frechet distance to real ones, and the accuracy of classifiers."""

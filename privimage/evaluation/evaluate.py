@@ -18,8 +18,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from privimage.checkpoint import NOT_KEPT, Checkpoint
-from privimage.config import EvaluationConfig
+from privimage.classifiers.downstream import CLASSIFIER_KINDS, UtilityConfig, classify_with
+from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.image_set import ImageSet
 from privimage.evaluation.features import (
     Extractor,
@@ -28,9 +28,9 @@ from privimage.evaluation.features import (
     query_network_extractor,
 )
 from privimage.evaluation.frechet import frechet_distance
-from privimage.evaluation.utility import CLASSIFIER_KINDS, UtilityConfig, classify_with
-from privimage.semantics.classifier import QueryNetwork
-from privimage.world import ALONE, World
+from privimage.machine.processes import ALONE, World
+from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.settings.config import EvaluationConfig
 
 BATCH_SIZE = 500
 MOST_FOR_CLASSIFIERS = 100_000  # logistic regression and MLP hold their pixels as floats

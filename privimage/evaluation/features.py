@@ -21,13 +21,13 @@ from pytorch_fid import inception as fid_blocks
 from torch import Tensor, nn
 from torchvision.models.inception import Inception3
 
+from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.image_set import to_model_range
 from privimage.data.places import default_data_root, find_inception
-from privimage.data.published_files import INCEPTION
+from privimage.data.public.pinned_files import INCEPTION
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation.frechet import FeatureStatistics
-from privimage.semantics.classifier import QueryNetwork
-from privimage.world import ALONE, World
+from privimage.machine.processes import ALONE, World
 
 
 @dataclass(frozen=True)

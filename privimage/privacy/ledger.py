@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from privimage.durable import json_bytes
 from privimage.errors import BudgetError, ConfigError, RunFolderError
+from privimage.files.durable import json_bytes
+from privimage.files.swapped_file import SwappedFile
 from privimage.privacy.accounting import Accountant, Mechanism, compute_epsilon
 from privimage.privacy.rng import RandomSource
-from privimage.privacy.swapped_file import SwappedFile
 
 FORMAT = 1
 # what the grid of the noise can hold (docs/noise.md): refused before any work

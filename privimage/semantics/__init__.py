@@ -1,1 +1,1 @@
-"""The query network, the private semantic query and the public subset that it selects."""
+"""Which public classes the answer of the query selects."""

@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from privimage.data.image_set import ImageSet
-from privimage.semantics.query import check_selection_fits
+from privimage.privacy.query import check_selection_fits
 
 Selection = list[list[int]]  # one list of public class indices a sensitive label
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from privimage import manifest
-from privimage.durable import write_json_durably
+from privimage.diffusion.build import new_denoiser
+from privimage.diffusion.generate import class_labels, drawn_batches, sample_grid
 from privimage.evaluation.evaluate import evaluate
-from privimage.evaluation.generate import class_labels, drawn_batches, sample_grid
-from privimage.evaluation.image_files import ImageParts, load_images, save_images
-from privimage.stages.model import new_denoiser
-from privimage.stages.run import Run, plain, save_picture
+from privimage.files.durable import write_json_durably
+from privimage.release.image_files import ImageParts, load_images, save_images
+from privimage.run_folder import manifest
+from privimage.run_folder.run import Run, plain, save_picture
 from privimage.stages.semantic import trained_query_network
 
 
@@ -33,7 +33,8 @@ def generate_inputs(run: Run) -> dict[str, Any]:
 
 def generate(run: Run) -> list[str]:
     """Draw class-balanced images from the finished model."""
-    denoiser, config = new_denoiser(run), run.config.sampling
+    config = run.config.sampling
+    denoiser = new_denoiser(run.config, run.sets.sensitive).to(run.device)
     run.load_weights(run.folder / "model.safetensors", denoiser)
     names = run.sets.sensitive.class_names
     num_classes = len(names) if run.config.data.conditional else 0

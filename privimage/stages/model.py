@@ -8,54 +8,29 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from privimage import manifest
-from privimage.checkpoint import PAID_TIME_SHARE, save_weights
+from privimage.diffusion.build import new_denoiser, unet_config
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
-from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.durable import write_json_durably
-from privimage.hardware import resolved_precision
-from privimage.privacy.engine_choice import choose_engine
-from privimage.privacy.per_example import Engine
+from privimage.files.durable import write_json_durably
+from privimage.gradients.engine import Engine
+from privimage.gradients.engine_choice import choose_engine
+from privimage.machine.hardware import resolved_precision
+from privimage.privacy.dp_sgd import DP_SGD
+from privimage.run_folder import manifest
+from privimage.run_folder.checkpoint import PAID_TIME_SHARE, save_weights
+from privimage.run_folder.run import Run, plain
 from privimage.semantics.selection import public_subset, unlabelled
-from privimage.stages.run import Run, plain
 from privimage.stages.semantic import read_selection, rests_on_insecure_query
-from privimage.training.finetune import DP_SGD, finetune, made_up_examples
+from privimage.training.finetune import finetune, made_up_examples
 from privimage.training.pretrain import pretrain
-
-
-def new_denoiser(run: Run) -> Denoiser:
-    """The network with its initial weights, which follow from the seed."""
-    torch.manual_seed(run.config.seed)
-    return Denoiser(UNet(unet_config(run))).to(run.device)
-
-
-def unet_config(run: Run) -> UNetConfig:
-    """The whole network: its settings, and the shape and classes of the images."""
-    config, sensitive = run.config, run.sets.sensitive
-    return UNetConfig(
-        image_size=config.data.image_size,
-        num_channels=sensitive.num_channels,
-        num_classes=sensitive.num_classes if config.data.conditional else 0,
-        base_channels=config.network.base_channels,
-        channel_multipliers=config.network.channel_multipliers,
-        blocks_per_level=config.network.blocks_per_level,
-        attention_resolutions=config.network.attention_resolutions,
-        dropout=config.network.dropout,
-    )
-
-
-def num_parameters(run: Run) -> int:
-    return sum(p.numel() for p in new_denoiser(run).parameters())
 
 
 def pretrain_inputs(run: Run) -> dict[str, Any]:
     return {
         "selection": manifest.results(run.folder, "selection"),
-        "network": plain(unet_config(run)),
+        "network": plain(unet_config(run.config, run.sets.sensitive)),
         "pretrain": plain(run.config.pretrain),
         "conditional": run.config.data.conditional,
         "seed": run.config.seed,
@@ -64,7 +39,8 @@ def pretrain_inputs(run: Run) -> dict[str, Any]:
 
 def pretrain_model(run: Run) -> list[str]:
     """Train on the public subset; without pre-training the initial weights are the result."""
-    denoiser, strategy = new_denoiser(run), run.config.selection.strategy
+    denoiser = new_denoiser(run.config, run.sets.sensitive).to(run.device)
+    strategy = run.config.selection.strategy
     averaged: dict[str, Tensor] = denoiser.state_dict()
     if strategy != "none":
         if strategy == "all":  # the whole public set, without labels
@@ -111,7 +87,7 @@ def finetune_inputs(run: Run) -> dict[str, Any]:
 
 def finetune_model(run: Run) -> list[str]:
     """DP-SGD on the sensitive images; only the averaged weights are kept."""
-    denoiser = new_denoiser(run)
+    denoiser = new_denoiser(run.config, run.sets.sensitive).to(run.device)
     averaged = run.config.finetune.start_from == "ema"
     start = "pretrained_ema.safetensors" if averaged else "pretrained.safetensors"
     run.load_weights(run.folder / start, denoiser)

@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from privimage import manifest
-from privimage.checkpoint import save_weights
-from privimage.durable import json_bytes, write_json_durably
+from privimage.classifiers.query_network import QueryNetwork, accuracy, train_query_network
+from privimage.diffusion.generate import sample_grid
 from privimage.errors import RunFolderError
-from privimage.evaluation.generate import sample_grid
-from privimage.private_folder import read_private, write_private
-from privimage.semantics.classifier import QueryNetwork, accuracy, train_query_network
-from privimage.semantics.query import QUERY, query_receipt, semantic_query
+from privimage.files.durable import json_bytes, write_json_durably
+from privimage.privacy.query import QUERY, charge_answer, query_receipt, semantic_query
+from privimage.run_folder import manifest
+from privimage.run_folder.checkpoint import save_weights
+from privimage.run_folder.private_folder import read_private, write_private
+from privimage.run_folder.run import Run, plain, public_set, save_picture
+from privimage.run_folder.runlog import RunLog
 from privimage.semantics.selection import (
     Selection,
     select_at_random,
     select_by_masking,
     select_by_matching,
 )
-from privimage.stages.run import Run, plain, public_set, save_picture
-from privimage.training.runlog import RunLog
 
 
 def query_network_inputs(run: Run) -> dict[str, Any]:
@@ -133,8 +133,7 @@ def ask_query(run: Run) -> list[str]:
         noisy = ask(run)
     if noisy is None or not run.world.leads:
         return []
-    if not run.ledger.charged(QUERY):
-        run.ledger.charge(QUERY)
+    charge_answer(run.ledger)
     receipt = query_receipt(
         run.sets.sensitive,
         classes_per_image=run.config.selection.classes_per_label,

@@ -9,9 +9,7 @@ step, (epsilon, delta)-DP as the ledger accounts them. A step that a crash took 
 only with a fixed seed is it done again, being then the very same step.
 """
 
-import hashlib
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,31 +17,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from privimage.checkpoint import NOT_KEPT, Checkpoint
-from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import denoising_loss, noise_levels
 from privimage.errors import RunFolderError
-from privimage.hardware import resident
+from privimage.gradients.engine import Engine
+from privimage.machine.hardware import resident
+from privimage.machine.processes import ALONE, World
+from privimage.privacy.clipping import ClippedGradientSum
+from privimage.privacy.dp_sgd import DP_SGD, drawn_for_images, noisy_mean_gradient
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.per_example import ClippedGradientSum, Engine, noisy_mean_gradient
-from privimage.privacy.poisson import poisson_sample
 from privimage.privacy.rng import RandomSource
-from privimage.training.runlog import Progress, RunLog, Stop, never, silent
-from privimage.world import ALONE, World
+from privimage.privacy.sampling import poisson_sample
+from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.run_folder.runlog import Observer, Progress, RunLog, Stop, never, silent, unobserved
+from privimage.settings.config import FinetuneConfig, PrivacyConfig
 
 logger = logging.getLogger(__name__)
-DP_SGD = "dp_sgd"
 EXAMPLES_AT_ONCE = 256  # about: bounds the memory
-
-
-Observer = Callable[[int, dict[str, Tensor]], None]  # of (step, noisy mean gradient)
-
-
-def unobserved(step: int, gradient: dict[str, Tensor]) -> None:
-    """Nobody watches."""
 
 
 class Finetuned(NamedTuple):
@@ -197,30 +189,17 @@ def noisy_examples(
     seed: int,
     step: int,
 ) -> tuple[Tensor | None, ...]:
-    """(images, labels or None, K noise levels, K noise images) of the drawn examples. PRIVATE.
-
-    What is drawn for an image is a function of its own bytes, `seed` and `step` alone: with it
-    the loss of an image does not depend on which others were drawn, or even exist, and the clip
-    norm bounds what adding or removing one of them can change, though anybody may know the seed.
-    """
-    device, copies = next(denoiser.parameters()).device, config.noise_multiplicity
+    """(images, labels or None, K noise levels, K noise images) of the drawn examples. PRIVATE."""
+    device = next(denoiser.parameters()).device
     chosen = sensitive.images[indices.to(sensitive.images.device)]
-    num = len(chosen)
-    uniform = torch.empty(num, device=device)
-    normal = torch.empty(num, copies, device=device)
-    noise = torch.empty(num, copies, *chosen.shape[1:], device=device)
-    generator = torch.Generator(device)
-    for row, pixels in enumerate(chosen.cpu().numpy()):
-        name = hashlib.sha256(f"{seed} {step} ".encode() + pixels.tobytes()).digest()
-        generator.manual_seed(int.from_bytes(name[:8], "little") >> 1)
-        uniform[row : row + 1].uniform_(generator=generator)
-        normal[row].normal_(generator=generator)
-        noise[row].normal_(generator=generator)
+    drawn = drawn_for_images(
+        chosen, copies=config.noise_multiplicity, seed=seed, step=step, device=device
+    )
     labels = None
     if denoiser.is_conditional:
         labels = sensitive.labels[indices].to(device)
-        labels = torch.where(uniform < config.label_dropout, denoiser.null_label, labels)
-    return to_model_range(chosen.to(device)), labels, noise_levels(normal), noise
+        labels = torch.where(drawn.uniform < config.label_dropout, denoiser.null_label, labels)
+    return to_model_range(chosen.to(device)), labels, noise_levels(drawn.normal), drawn.noise
 
 
 def made_up_examples(

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privimage.checkpoint import NOT_KEPT, Checkpoint
-from privimage.config import PretrainConfig
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import denoising_loss, drop_labels, sample_noise_levels
-from privimage.hardware import Compute, resident
-from privimage.training.mean_gradient import MeanGradient
-from privimage.training.runlog import Progress, RunLog, Stop, never, silent
-from privimage.world import ALONE, World
+from privimage.gradients.mean_gradient import MeanGradient
+from privimage.machine.hardware import Compute, resident
+from privimage.machine.processes import ALONE, World
+from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.run_folder.runlog import Progress, RunLog, Stop, never, silent
+from privimage.settings.config import PretrainConfig
 
 
 def step_generator(seed: int, step: int, *, stage: int, device: torch.device) -> torch.Generator:

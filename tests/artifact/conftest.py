@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from artifact.claims import Claim, load_claim
-from artifact.records import ClaimRecord
-from privimage.defaults import default_settings
+from artifact.claims.records import ClaimRecord
+from artifact.claims.registry import Claim, load_claim
+from privimage.settings.defaults import default_settings
 
 TOY = {
     "id": "toy",

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from artifact import cli, environment, runner
+from artifact import cli
+from artifact.claims import doctor as environment
+from artifact.claims import runner
+from artifact.claims.records import write_record
 from artifact.exit_codes import ExitCode
-from artifact.expected import load_expected
-from artifact.gpu import GpuSurvey
-from artifact.records import write_record
-from artifact.torch_build import TorchBuild
+from artifact.judging.expected import load_expected
+from artifact.machine.gpu import GpuSurvey
+from artifact.machine.torch_build import TorchBuild
 from privimage.errors import DataMissingError
 
 TORCH = TorchBuild(version="2.9.0")

@@ -17,13 +17,16 @@ from urllib.error import URLError
 import pytest
 import yaml
 
-from artifact import cli, environment, gpu, limits, runner
-from artifact.assets import ASSETS
+from artifact import cli
+from artifact.assets.inventory import ASSETS
+from artifact.claims import doctor as environment
+from artifact.claims import runner
+from artifact.claims.records import write_record
 from artifact.exit_codes import ExitCode
-from artifact.records import write_record
-from artifact.torch_build import TorchBuild, TorchDevice
-from privimage.data import downloads
-from privimage.lock import locked
+from artifact.machine import gpu, limits
+from artifact.machine.torch_build import TorchBuild, TorchDevice
+from privimage.data.public import downloads
+from privimage.run_folder.lock import locked
 from tests.artifact.fake_nvml import BIG, GIB, INSTANCE, SMALL, FakeNvml
 
 CUDA_BUILD = TorchBuild("2.14.1", "13.0", "2.30.7", ("sm_80", "sm_90"))

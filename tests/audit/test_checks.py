@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from privimage import budget
 from privimage.audit import checks as module
 from privimage.audit.attacks import guess_dp_sgd, guess_query
 from privimage.audit.bounds import judge_guesses
@@ -18,14 +17,15 @@ from privimage.audit.checks import (
     sample_p_values,
 )
 from privimage.audit.observed_runs import excess_epsilon, observe
-from privimage.audit.processes import largest_difference
 from privimage.audit.sums import exact_sums
-from privimage.privacy import per_example
+from privimage.audit.two_processes import largest_difference
+from privimage.privacy import clipping, plan
+from privimage.privacy import query as query_module
 from privimage.privacy.accounting import Mechanism
+from privimage.privacy.clipping import ClippedGradientSum
+from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.per_example import ClippedGradientSum
 from privimage.privacy.rng import insecure_source, secure_source
-from privimage.semantics import query as query_module
 from privimage.stages import model as model_stage
 from privimage.stages import semantic as semantic_stage
 from privimage.training import finetune as finetune_module
@@ -106,7 +106,7 @@ def test_sums_of_any_gradients_are_exact_and_no_term_is_too_long():
 
 
 def test_gradients_rounded_up_by_a_hair_are_seen(monkeypatch):
-    monkeypatch.setattr(per_example, "SHORTENED", 1.0)
+    monkeypatch.setattr(clipping, "SHORTENED", 1.0)
     assert exact_sums(3)["largest_alone"] > 1.0
 
 
@@ -134,7 +134,7 @@ def test_a_layer_left_out_of_the_norm_is_seen(monkeypatch):
         norms = original(x, *arguments, **settings)
         return norms * (0.0 if x.dim() == 2 and x.shape[1] == 8 else 1.0)  # biases of 8 channels
 
-    monkeypatch.setattr(per_example.torch.linalg, "vector_norm", without_some)
+    monkeypatch.setattr(clipping.torch.linalg, "vector_norm", without_some)
     assert is_wrong(moves())
 
 
@@ -171,7 +171,7 @@ def test_diffusion_noise_that_is_drawn_for_the_batch_in_a_row_is_seen(plant):
 
 
 def test_dropout_is_seen(monkeypatch):
-    monkeypatch.setattr(per_example, "_refuse_chance", lambda models: None)
+    monkeypatch.setattr(clipping, "_refuse_chance", lambda models: None)
     monkeypatch.setattr(ClippedGradientSum, "check_independence", lambda self, made_up: None)
     monkeypatch.setattr(nn.Module, "eval", lambda self: self.train())
     assert is_wrong(moves())
@@ -267,7 +267,7 @@ def test_a_step_released_before_its_charge_is_seen(plant, tmp_path):
     skipped = []
 
     def charge(original, self, name, count=1):
-        if name == finetune_module.DP_SGD and not skipped:
+        if name == DP_SGD and not skipped:
             skipped.append(name)
         else:
             original(self, name, count)
@@ -290,8 +290,8 @@ def test_weights_that_rest_on_more_than_is_released_are_seen(plant, tmp_path):
 
 
 def test_a_plan_that_forgets_the_query_exceeds_its_promise(monkeypatch):
-    original = budget.calibrated_multiplier
+    original = plan.calibrate_noise_multiplier
     monkeypatch.setattr(
-        budget, "calibrated_multiplier", lambda privacy, spent: original(privacy, ())
+        plan, "calibrate_noise_multiplier", lambda spent, **promise: original((), **promise)
     )
     assert excess_epsilon() > 0.005

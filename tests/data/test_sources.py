@@ -9,9 +9,9 @@ from PIL import Image
 from sklearn.datasets import load_digits as bundled_digits
 
 from privimage.data import sources
-from privimage.data.fonts import bundled_fonts
-from privimage.data.glyphs import render_glyphs
 from privimage.data.preparation import Preparation
+from privimage.data.public.fonts import bundled_fonts
+from privimage.data.public.glyphs import render_glyphs
 from privimage.data.sources import default_data_root, load_image_set, split_indices
 from privimage.errors import ConfigError, DataInvalidError, DataMissingError
 

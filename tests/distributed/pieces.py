@@ -10,31 +10,32 @@ import numpy as np
 import torch
 from torch import nn
 
-from privimage.config import (
+from privimage.classifiers.query_network import QueryNetwork, train_query_network
+from privimage.classifiers.synced_norm import synced
+from privimage.data.image_set import ImageSet
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.generate import generate_images
+from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.evaluation import evaluate
+from privimage.evaluation.features import extract_statistics, query_network_extractor
+from privimage.gradients.engine import Engine
+from privimage.machine.processes import World
+from privimage.privacy.accounting import Mechanism
+from privimage.privacy.dp_sgd import DP_SGD
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.query import semantic_query
+from privimage.privacy.rng import insecure_source
+from privimage.settings.config import (
     EvaluationConfig,
     FinetuneConfig,
     PretrainConfig,
     PrivacyConfig,
     load_config,
 )
-from privimage.data.image_set import ImageSet
-from privimage.diffusion.denoiser import Denoiser
-from privimage.diffusion.unet import UNet, UNetConfig
-from privimage.evaluation import evaluate
-from privimage.evaluation.features import extract_statistics, query_network_extractor
-from privimage.evaluation.generate import generate_images
-from privimage.pipeline import follow_pipeline, run_pipeline
-from privimage.privacy.accounting import Mechanism
-from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.per_example import Engine
-from privimage.privacy.rng import insecure_source
-from privimage.semantics.classifier import QueryNetwork, train_query_network
-from privimage.semantics.query import semantic_query
-from privimage.synced_norm import synced
+from privimage.stages.pipeline import follow_pipeline, run_pipeline
 from privimage.training import finetune as module
-from privimage.training.finetune import DP_SGD, finetune
+from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
-from privimage.world import World
 
 CPU = torch.device("cpu")
 Values = dict[str, Any]

@@ -34,7 +34,7 @@ def body(
         "PRIVIMAGE_TIMEOUT_SECONDS": str(timeout),
     }
     torch.set_num_threads(1)
-    from privimage.world import joined
+    from privimage.machine.processes import joined
     from tests.distributed import pieces
 
     try:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from artifact.arms import resolve_arms
-from artifact.claims import find_claim
-from privimage.budget import plan_mechanisms
+from artifact.claims.arms import resolve_arms
+from artifact.claims.registry import find_claim
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import secure_source
+from privimage.run_folder.budget import privacy_plan
 from tests.survival.killed_runs import check_books
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def expected_ledger(config, data_id):
         data_id=data_id,
         random_source=secure_source(),
     )
-    for name, mechanism in plan_mechanisms(config).items():
+    for name, mechanism in privacy_plan(config).mechanisms.items():
         ledger.reserve(name, mechanism)
         ledger.charge(name, mechanism.count)
     return ledger.to_dict()

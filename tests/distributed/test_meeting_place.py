@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from privimage.world import _meeting_place
+from privimage.machine.processes import _meeting_place
 
 
 @pytest.fixture

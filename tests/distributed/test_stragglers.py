@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from privimage.config import load_config
 from privimage.errors import PeerLostError
+from privimage.settings.config import load_config
 from tests.distributed.processes import in_processes, start
 from tests.distributed.test_lost_processes import expected_ledger
 from tests.survival.killed_runs import check_books

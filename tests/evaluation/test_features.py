@@ -10,8 +10,9 @@ import torch
 from pytorch_fid import inception as fid
 from torch import Tensor, nn
 
+from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.places import default_data_root, find_inception
-from privimage.data.published_files import INCEPTION
+from privimage.data.public.pinned_files import INCEPTION
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation import features
 from privimage.evaluation.features import (
@@ -20,7 +21,6 @@ from privimage.evaluation.features import (
     inception_extractor,
     query_network_extractor,
 )
-from privimage.semantics.classifier import QueryNetwork
 
 CPU = torch.device("cpu")
 

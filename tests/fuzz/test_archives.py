@@ -17,11 +17,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from privimage.data.archives import open_listing, tar_members
 from privimage.data.image_set import ImageSet
-from privimage.data.native import native_preparation
-from privimage.data.npy import map_npy
-from privimage.data.npz import read_arrays
+from privimage.data.own.archives import open_listing, tar_members
+from privimage.data.own.native import native_preparation
+from privimage.data.own.npy import map_npy
+from privimage.data.own.npz import read_arrays
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.errors import DataInvalidError

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from privimage.data.archives import Member
-from privimage.data.array_writer import prepared_image
-from privimage.data.image_tree import decode
+from privimage.data.own.archives import Member
+from privimage.data.own.image_tree import decode
 from privimage.data.preparation import Preparation
+from privimage.data.public.array_writer import prepared_image
 from privimage.errors import DataInvalidError
 from tests.fuzz.damage import GIB, attempt, damaged, examples, memory_bounded
 

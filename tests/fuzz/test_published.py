@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact.assets import ASSETS
-from artifact.fetch import prepare
-from privimage.data import downloads, imagenet
-from privimage.data.celeba import plan_celeba
-from privimage.data.cifar import CifarFiles, read_cifar, read_pickle
-from privimage.data.idx import read_idx
-from privimage.data.imagenet import GROUND_TRUTH, META, plan_imagenet, read_devkit
+from artifact.assets.fetch import prepare
+from artifact.assets.inventory import ASSETS
 from privimage.data.preparation import Preparation
-from privimage.data.published_files import (
+from privimage.data.public import downloads, imagenet
+from privimage.data.public.celeba import plan_celeba
+from privimage.data.public.cifar import CifarFiles, read_cifar, read_pickle
+from privimage.data.public.idx import read_idx
+from privimage.data.public.imagenet import GROUND_TRUTH, META, plan_imagenet, read_devkit
+from privimage.data.public.pinned_files import (
     CELEBA_ATTRIBUTES,
     CELEBA_IMAGES,
     CELEBA_SPLITS,

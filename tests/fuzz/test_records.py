@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact.records import ClaimRecord, RecordError, read_record, write_record
-from privimage import manifest
-from privimage.donor import Donor
-from privimage.durable import write_durably, write_json_durably
+from artifact.claims.records import ClaimRecord, RecordError, read_record, write_record
 from privimage.errors import RunFolderError, UserError
+from privimage.files.durable import write_durably, write_json_durably
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import secure_source
+from privimage.run_folder import manifest
+from privimage.run_folder.donor import Donor
 from tests.fuzz.damage import altered, attempt, damaged, examples, junk
 
 INPUTS = {"network": {"widths": [8]}, "seed": 0}

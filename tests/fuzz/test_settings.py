@@ -10,11 +10,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact.claims import load_claim
-from artifact.expected import expected_path, load_expected
-from privimage.config import RunConfig, load_config
+from artifact.claims.registry import load_claim
+from artifact.judging.expected import expected_path, load_expected
 from privimage.errors import ConfigError
-from privimage.plain_yaml import MAX_BYTES, parse_yaml
+from privimage.files.plain_yaml import MAX_BYTES, parse_yaml
+from privimage.settings.config import RunConfig, load_config
 from tests.fuzz.damage import altered, attempt, damaged, examples, junk, memory_bounded
 
 SECTIONS = {

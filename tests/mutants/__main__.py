@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from artifact.checks import Verdict
-from artifact.claims import find_claim
-from artifact.compare import compare
+from artifact.claims.records import find_records
+from artifact.claims.registry import find_claim
 from artifact.exit_codes import ExitCode
-from artifact.expected import load_expected
-from artifact.records import find_records
+from artifact.judging.compare import compare
+from artifact.judging.criteria import Verdict
+from artifact.judging.expected import load_expected
 from privimage.errors import UserError
 from tests.mutants.catalogue import ROOT, Mutant, mutated_files, part_of, read_catalogue
 

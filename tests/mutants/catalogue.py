@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privimage.errors import ConfigError
-from privimage.plain_yaml import read_yaml
+from privimage.files.plain_yaml import read_yaml
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis import rdp as opacus_rdp
 
-from artifact.calculations.privacy_budget import cell_metrics
-from privimage.presets import PRESETS, RECIPES
+from artifact.claims.calculations.privacy_budget import cell_metrics
 from privimage.privacy.accounting import (
     RDP_ORDERS,
     Mechanism,
@@ -28,7 +27,8 @@ from privimage.privacy.accounting import (
     pld_epsilon,
     rdp_epsilon,
 )
-from privimage.semantics.query import query_mechanism
+from privimage.privacy.query import query_mechanism
+from privimage.settings.presets import PRESETS, RECIPES
 
 DELTA = 1e-5
 QUERIES = (None, 484.0, 20.0)  # 20: a query that costs a tenth of the budget and can't hide

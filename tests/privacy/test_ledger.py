@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from privimage import durable
 from privimage.errors import BudgetError, ConfigError, RunFolderError
+from privimage.files import durable
 from privimage.privacy.accounting import Mechanism, rdp_epsilon
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source, secure_source

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from privimage.config import load_config
-from privimage.pipeline import run_pipeline
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.semantics.query import QUERY
+from privimage.privacy.query import QUERY
+from privimage.settings.config import load_config
+from privimage.stages.pipeline import run_pipeline
 
 
 def stop_in_pretraining(stage, done, total):

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from privimage.checkpoint import Checkpoint
-from privimage.config import load_config
-from privimage.launch import stopped_by_sigterm
-from privimage.manifest import read
-from privimage.pipeline import run_pipeline
-from privimage.stages import STAGES
+from privimage.machine.launch import stopped_by_sigterm
+from privimage.run_folder.checkpoint import Checkpoint
+from privimage.run_folder.manifest import read
+from privimage.settings.config import load_config
+from privimage.stages.order import STAGES
+from privimage.stages.pipeline import run_pipeline
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.survival.killed_runs"])

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from artifact.arms import resolve_arms
-from artifact.claims import find_claim
+from artifact.claims.arms import resolve_arms
+from artifact.claims.registry import find_claim
 from tests.survival.killed_runs import check_books, run_until
 
 PRODUCTS = (

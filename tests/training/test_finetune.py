@@ -5,17 +5,18 @@ import math
 import pytest
 import torch
 
-from privimage.checkpoint import Checkpoint
-from privimage.config import FinetuneConfig, PrivacyConfig
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
 from privimage.errors import ConfigError, RunFolderError
+from privimage.gradients.engine import Engine
 from privimage.privacy.accounting import Mechanism
+from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.per_example import Engine
 from privimage.privacy.rng import insecure_source, secure_source
+from privimage.run_folder.checkpoint import Checkpoint
+from privimage.settings.config import FinetuneConfig, PrivacyConfig
 from privimage.training import finetune as module
-from privimage.training.finetune import DP_SGD, finetune
+from privimage.training.finetune import finetune
 
 STEPS = 4
 CONFIG = FinetuneConfig(learning_rate=1e-2, noise_multiplicity=2)

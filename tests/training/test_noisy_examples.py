@@ -5,9 +5,11 @@ import torch
 
 from privimage.diffusion.loss import denoising_loss
 from privimage.errors import RunFolderError
-from privimage.privacy.per_example import ClippedGradientSum, Engine
+from privimage.gradients.engine import Engine
+from privimage.privacy.clipping import ClippedGradientSum
+from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.rng import secure_source
-from privimage.training.finetune import DP_SGD, noisy_examples
+from privimage.training.finetune import noisy_examples
 from tests.training.test_finetune import CONFIG, STEPS, ledger, run
 
 

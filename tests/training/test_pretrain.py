@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from privimage.checkpoint import Checkpoint
-from privimage.config import PretrainConfig
+from privimage.run_folder.checkpoint import Checkpoint
+from privimage.settings.config import PretrainConfig
 from privimage.training.pretrain import batch_indices, pretrain
 
 CONFIG = PretrainConfig(num_images=48, batch_size=8, learning_rate=1e-3, horizontal_flip=True)

@@ -1,0 +1,1 @@
+"""Image sets and weights that claims use, and how they are got."""

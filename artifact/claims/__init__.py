@@ -1,0 +1,1 @@
+"""Claims: their registry, their runs and what these need."""

@@ -1,0 +1,263 @@
+"""The registry of claims: what the paper says, and how a reviewer can see it for themselves.
+
+One folder a claim under `claims/`, with its `claim.yaml`. The command line, the comparison and the
+report all read this registry, so they cannot disagree. Keys are strict, and all faults of a file
+are reported together. Nothing in it is private.
+"""
+
+import difflib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from privimage.errors import ConfigError
+from privimage.files.plain_yaml import read_yaml
+from privimage.settings.strict import build
+
+Better = Literal["higher", "lower", "exact"]
+BETTER = ("higher", "lower", "exact")
+
+
+@dataclass(frozen=True)
+class ComputeMinutes:
+    """How long the machine works: measured or extrapolated, on named hardware.
+
+    Extrapolated minutes are computed (`artifact.claims.estimates`), at the rate of that hardware.
+    """
+
+    hardware: str
+    measured: float | None = None
+    extrapolated: float | None = None
+
+    def problems(self) -> Iterator[str]:
+        if (self.measured is None) == (self.extrapolated is None):
+            yield "measured, extrapolated: give one of them, in minutes"
+
+    @property
+    def minutes(self) -> float:
+        """Whichever of the two was given."""
+        minutes = self.extrapolated if self.measured is None else self.measured
+        assert minutes is not None  # problems() has seen to it
+        return minutes
+
+    def __str__(self) -> str:
+        mark = "★" if self.measured is None else "†"
+        minutes = self.minutes
+        time = f"{minutes:g} min" if minutes < 120 else f"{minutes / 60:.2g} h"
+        return f"{time} {mark}"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a machine must offer. `data` names image sets that are not part of the bundle;
+    `public_data` too, but a run that takes a pre-trained model over does without them.
+    """
+
+    ram_gib: float
+    disk_gib: float
+    gpu_memory_gib: float = 0.0
+    data: tuple[str, ...] = ()
+    public_data: tuple[str, ...] = ()
+
+    @property
+    def all_data(self) -> tuple[str, ...]:
+        return (*self.data, *self.public_data)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One size at which a claim can be run. `arms` are runs that differ in the settings named.
+
+    `config` stands on top of the `recipe` (a file of `claims/recipes`); an arm may name a `preset`
+    of the paper instead. `donors` maps an arm to the arm whose query answer and pre-trained model
+    it takes over; its own ledger is charged for that query as well. `stand_ins` maps image sets
+    that may be absent to embedded ones, so that every stage can be seen to work anywhere. With
+    `calculation` nothing is trained: the arms are what that function of the bundle computes.
+    """
+
+    human_minutes: float
+    compute_minutes: ComputeMinutes
+    needs: Needs
+    arms: dict
+    main_arm: str
+    config: dict = field(default_factory=dict)
+    recipe: str | None = None
+    judged: bool = True  # False: shows that every stage executes, and nothing more
+    donors: dict = field(default_factory=dict)
+    stand_ins: dict = field(default_factory=dict)
+    calculation: str | None = None
+
+    def problems(self) -> Iterator[str]:
+        for name, overrides in self.arms.items():
+            if not isinstance(overrides, dict):
+                yield f"arms.{name}: {overrides!r}; give a mapping of dotted settings, or {{}}"
+        if self.main_arm not in self.arms:
+            yield f"main_arm is {self.main_arm}; allowed are {', '.join(map(str, self.arms))}"
+        order = list(self.arms)
+        for arm, donor in self.donors.items():
+            if arm not in order or donor not in order or order.index(donor) >= order.index(arm):
+                yield f"donors.{arm}: {donor!r}; name an arm that stands before it in arms"
+        if self.calculation is not None and (self.config or self.recipe or self.donors):
+            yield "calculation goes without config, recipe and donors: nothing is trained"
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """The claim that arm `first` does better than arm `second`.
+
+    With a `margin`, only that it is not worse by more than that, in the metric's own unit.
+    """
+
+    metric: str
+    better: Literal["higher", "lower"]
+    first: str
+    second: str
+    margin: float = 0.0
+
+    def problems(self) -> Iterator[str]:
+        yield from margin_problems(self.margin)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper. `measures` maps a metric's dotted path to the better direction."""
+
+    id: str
+    title: str
+    statement: str
+    place_in_paper: str
+    measures: dict
+    orderings: tuple
+    settings: dict
+    look_alikes: dict | None = None  # sensitive class: public classes that look like it
+    published_as: str | None = None  # its columns in expected_results/published.yaml
+
+    def problems(self) -> Iterator[str]:
+        for metric, better in self.measures.items():
+            if better not in BETTER:
+                yield f"measures.{metric}: {better!r}; allowed are {', '.join(BETTER)}"
+        for label, names in (self.look_alikes or {}).items():
+            listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            if not (isinstance(label, str) and listed):
+                yield f"look_alikes.{label}: give a quoted class name and a list of quoted names"
+
+    @property
+    def first_setting(self) -> str:
+        """The smallest one, which the others follow in order of size."""
+        return next(iter(self.settings))
+
+    def setting(self, name: str) -> Setting:
+        """The setting by name; ConfigError lists those there are."""
+        if name not in self.settings:
+            raise ConfigError(
+                f"{self.id} has no setting {name!r}; allowed are {', '.join(self.settings)}"
+            )
+        return self.settings[name]
+
+
+def claims_root() -> Path:
+    """`$PRIVIMAGE_CLAIMS`, else the `claims` folder beside this package."""
+    given = os.environ.get("PRIVIMAGE_CLAIMS")
+    return Path(given) if given else Path(__file__).parents[2] / "claims"
+
+
+def load_claims(root: Path | None = None) -> dict[str, Claim]:
+    """All claims by id, in the order of their folders' names."""
+    root = root or claims_root()
+    paths = sorted(root.glob("*/claim.yaml"))
+    if not paths:
+        raise ConfigError(
+            f"no claims in {root}; run from a checkout, or point PRIVIMAGE_CLAIMS at its claims"
+        )
+    claims = [load_claim(path) for path in paths]
+    return {claim.id: claim for claim in claims}
+
+
+def find_claim(name: str, root: Path | None = None) -> Claim:
+    """The claim by id; ConfigError offers the nearest name."""
+    claims = load_claims(root)
+    if name in claims:
+        return claims[name]
+    near = difflib.get_close_matches(name, claims, n=1)
+    hint = f"did you mean {near[0]}?" if near else "`artifact list` shows them"
+    raise ConfigError(f"no claim {name!r}; there are {', '.join(claims)}; {hint}")
+
+
+def load_claim(path: Path) -> Claim:
+    """Read one `claim.yaml`; one ConfigError for all its faults."""
+    values = read_mapping(path)
+    faults: list[str] = []
+    settings = values.get("settings")
+    if isinstance(settings, dict):
+        built = {
+            name: build(Setting, _with_recipe(setting, path, faults), f"settings.{name}", faults)
+            for name, setting in settings.items()
+        }
+        values = {**values, "settings": built}
+    values = build_each(values, "orderings", Ordering, "", faults)
+    claim = cast(Claim, build(Claim, values, "", faults))  # None only beside faults
+    if claim is not None and claim.id != path.parent.name:
+        faults.append(f"id: {claim.id!r}, but the folder is {path.parent.name!r}; make them equal")
+    if not faults:
+        faults = [*_unknown_arms(claim)]
+    if faults:
+        raise ConfigError(f"{path}: " + "; ".join(faults))
+    return claim
+
+
+def _with_recipe(setting: Any, path: Path, faults: list[str]) -> Any:
+    """The setting with its recipe below its own `config`; sections are merged key by key."""
+    if not isinstance(setting, dict) or setting.get("recipe") is None:
+        return setting
+    recipe = path.parents[1] / "recipes" / f"{setting['recipe']}.yaml"
+    if not recipe.is_file():
+        there = ", ".join(sorted(file.stem for file in recipe.parent.glob("*.yaml"))) or "none"
+        faults.append(f"recipe: {setting['recipe']!r}; there are {there}")
+        return setting
+    config, own = read_mapping(recipe), setting.get("config") or {}
+    if not isinstance(own, dict):
+        return setting  # a fault that is reported where settings are built
+    for section, values in own.items():
+        both = isinstance(values, dict) and isinstance(config.get(section), dict)
+        config[section] = {**config[section], **values} if both else values
+    return {**setting, "config": config}
+
+
+def build_each(
+    values: dict[str, Any], key: str, cls: Any, path: str, faults: list[str]
+) -> dict[str, Any]:
+    """`values` with the list under `key` turned into instances of the dataclass `cls`."""
+    items = values.get(key)
+    if not isinstance(items, list):
+        return values
+    dot = f"{path}." if path else ""
+    built = [build(cls, item, f"{dot}{key}[{i}]", faults) for i, item in enumerate(items)]
+    return {**values, key: tuple(built)}
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file that must hold a mapping."""
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping, got {type(values).__name__}")
+    return values
+
+
+def margin_problems(margin: float) -> Iterator[str]:
+    """What is wrong with an ordering's margin."""
+    if not 0 <= margin < math.inf:
+        yield f"margin is {margin:g}; give what `first` may be worse by, 0 or more"
+
+
+def _unknown_arms(claim: Claim) -> Iterator[str]:
+    for name, setting in claim.settings.items():
+        for i, ordering in enumerate(claim.orderings):
+            for arm in (ordering.first, ordering.second):
+                if arm not in setting.arms:
+                    yield (
+                        f"orderings[{i}]: no arm {arm!r} in settings.{name}; "
+                        f"allowed are {', '.join(setting.arms)}"
+                    )

@@ -1,0 +1,1 @@
+"""Obtained beside expected: bands, orderings, verdicts."""

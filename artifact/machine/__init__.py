@@ -1,0 +1,1 @@
+"""What this machine has: GPUs, limits, the build of torch."""

@@ -1,0 +1,1 @@
+"""What reviewers read: the report, tables on the terminal, the pages of claims."""

@@ -1,0 +1,147 @@
+"""The pages that are written from the registry of claims: claims/README.md and the appendix.
+
+Claims, settings, times, needs and expected results come from the same files that the command line
+reads, so pages and program cannot disagree; the prose around them is in `templates`. A test holds
+both files to what this gives. `python -m artifact.report.pages` writes them again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from artifact.claims.registry import Claim, Setting, claims_root, load_claims
+from artifact.judging.compare import compare
+from artifact.judging.criteria import Check
+from artifact.judging.expected import ExpectedSetting, load_expected
+from artifact.judging.wording import arm_title, ordering_text
+from privimage.files.durable import write_durably
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAGES = {"claims/README.md": "claims.md.j2", "docs/ARTIFACT-APPENDIX.md": "appendix.md.j2"}
+IMAGE = "privimage"
+NOTHING_BUT_EXECUTES = "nothing but that it executes"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One claim at one setting, as the pages show it; `number` counts through all of them."""
+
+    number: int
+    claim: Claim
+    name: str
+    expected: ExpectedSetting | None
+
+    @property
+    def setting(self) -> Setting:
+        return self.claim.settings[self.name]
+
+    @property
+    def command(self) -> str:
+        """For a machine where the bundle is installed."""
+        return f"artifact run {self.claim.id} --setting {self.name}"
+
+    @property
+    def docker_command(self) -> str:
+        """For the container; without a network where no image sets are needed."""
+        needs = self.setting.needs
+        options = "" if needs.all_data else "--network none "
+        options += "--gpus all " if needs.gpu_memory_gib else ""
+        return (
+            f'docker run --rm {options}-v "$PWD/runs:/runs" -v "$PWD/data:/data" {IMAGE} '
+            f"run {self.claim.id} --setting {self.name} --out /runs"
+        )
+
+    @property
+    def time(self) -> str:
+        """What the machine takes, and which machine that is."""
+        return f"{self.setting.compute_minutes} on {self.setting.compute_minutes.hardware}"
+
+    @property
+    def gpu(self) -> str:
+        needed = self.setting.needs.gpu_memory_gib
+        return f"{needed:g} GiB" if needed else "none"
+
+    @property
+    def images(self) -> str:
+        """What a run reads that is or is not part of the bundle."""
+        if self.setting.calculation is not None:
+            return "none"
+        return ", ".join(self.setting.needs.all_data) or "bundled"
+
+    @property
+    def arms(self) -> str:
+        return ", ".join(map(arm_title, self.setting.arms))
+
+    @property
+    def judged_by(self) -> str:
+        """In a few words, for a table."""
+        if not self.setting.judged:
+            return NOTHING_BUT_EXECUTES
+        parts = [] if self.expected is None else ["expected values"]
+        if self.claim.orderings:
+            parts.append("orderings of arms")
+        return " and ".join(parts) or "nothing: no expected values are recorded"
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """All that a run is judged by; empty where only its execution counts."""
+        if not self.setting.judged:
+            return ()
+        return compare(self.claim, self.name, records=[], expected=self.expected).checks
+
+    @property
+    def main_checks(self) -> list[Check]:
+        """Those of the main arm, and what no single arm has."""
+        return [check for check in self.checks if check.arm in ("", self.setting.main_arm)]
+
+
+def render(claims: dict[str, Claim]) -> dict[str, str]:
+    """The text of every page, by its path in the repository."""
+    experiments = experiments_of(claims)
+    by_claim: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        by_claim.setdefault(experiment.claim.id, []).append(experiment)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    values = {
+        "by_claim": by_claim,
+        "image": IMAGE,
+        "ordering_text": ordering_text,
+        "needs_gpu": [e for e in experiments if e.setting.needs.gpu_memory_gib],
+        "anywhere": [e for e in experiments if not e.setting.needs.gpu_memory_gib],
+    }
+    return {page: environment.get_template(name).render(values) for page, name in PAGES.items()}
+
+
+def experiments_of(claims: dict[str, Claim]) -> list[Experiment]:
+    """All claims at all settings, the claim with the quickest judged result first."""
+    ordered = sorted(claims.values(), key=_time_to_result)
+    pairs = [(claim, name) for claim in ordered for name in claim.settings]
+    expected = {claim.id: load_expected(claim) for claim in ordered}
+    return [
+        Experiment(number, claim, name, expected[claim.id].get(name))
+        for number, (claim, name) in enumerate(pairs, start=1)
+    ]
+
+
+def _time_to_result(claim: Claim) -> tuple[bool, float, str]:
+    first = claim.setting(claim.first_setting)
+    return not first.judged, first.compute_minutes.minutes, claim.id
+
+
+def main() -> None:
+    """Write the pages beside the registry that they come from."""
+    for page, text in render(load_claims()).items():
+        path = claims_root().parent / page
+        write_durably(path, text.encode())
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Classifiers: the query network, and those that judge synthetic images."""

@@ -1,0 +1,1 @@
+"""Formats in which people have images of their own."""

@@ -1,0 +1,1 @@
+"""Published image sets, each checked, and the rendered glyphs."""

@@ -1,0 +1,1 @@
+"""Files as everybody uses them: written in one step and durably, read without following links."""

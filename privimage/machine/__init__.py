@@ -1,0 +1,1 @@
+"""The machine: workers, memory, processes, and what it is."""

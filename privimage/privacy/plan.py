@@ -1,0 +1,76 @@
+"""The promise and how it is kept: (epsilon, delta) for all mechanisms of a run together.
+
+The query comes first, with the noise that was chosen for it; the noise of DP-SGD is calibrated from
+what the query leaves. Unit: one image; adjacency: add or remove one image. Nothing here is private.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from privimage.privacy.accounting import Accountant, Mechanism, calibrate_noise_multiplier
+from privimage.privacy.dp_sgd import DP_SGD
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.query import QUERY, query_mechanism
+from privimage.privacy.rng import RandomSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyPlan:
+    """What is promised, and the mechanisms that will be charged, by the names they are charged as.
+
+    Guarantee:
+        The mechanisms together are (epsilon, delta)-differentially private as `accountant` counts
+        them; the ledger refuses any other use of the images.
+    """
+
+    epsilon: float
+    delta: float
+    accountant: Accountant
+    mechanisms: Mapping[str, Mechanism]
+
+    @classmethod
+    def calibrated(
+        cls,
+        *,
+        epsilon: float,
+        delta: float,
+        sampling_rate: float,
+        num_steps: int,
+        query_noise_multiplier: float | None = None,
+        accountant: Accountant = "rdp",
+    ) -> "PrivacyPlan":
+        """The smallest DP-SGD noise that keeps query (if it is asked) and training within the
+        promise; BudgetError if there is none.
+        """
+        mechanisms = {}
+        if query_noise_multiplier is not None:
+            mechanisms[QUERY] = query_mechanism(query_noise_multiplier)
+        multiplier = calibrate_noise_multiplier(
+            tuple(mechanisms.values()),
+            sampling_rate=sampling_rate,
+            count=num_steps,
+            epsilon=epsilon,
+            delta=delta,
+            accountant=accountant,
+        )
+        mechanisms[DP_SGD] = Mechanism(multiplier, sampling_rate, num_steps)
+        return cls(epsilon=epsilon, delta=delta, accountant=accountant, mechanisms=mechanisms)
+
+    def open_ledger(
+        self, path: Path | None, *, data_id: str, random_source: RandomSource
+    ) -> PrivacyLedger:
+        """The ledger of this promise, new or as it was left; RunFolderError for another promise."""
+        return PrivacyLedger.load_or_create(
+            path,
+            epsilon=self.epsilon,
+            delta=self.delta,
+            accountant=self.accountant,
+            data_id=data_id,
+            random_source=random_source,
+        )
+
+    def reserve(self, ledger: PrivacyLedger) -> None:
+        """Set the budget of every mechanism aside, before any image is used."""
+        for name, mechanism in self.mechanisms.items():
+            ledger.reserve(name, mechanism)

@@ -1,0 +1,1 @@
+"""What leaves a run: images, privacy statement, model card, record."""

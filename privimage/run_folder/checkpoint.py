@@ -1,0 +1,142 @@
+"""Training state on disk, so that an interrupted stage continues where it stopped.
+
+A checkpoint is one file that is replaced in one step: weights, averages, optimiser state, step,
+order of the data and generator states together. It carries its SHA-256 and says what it belongs to;
+the one before is kept and used when the newest is damaged. In fine-tuning every value in it is a
+result of noisy steps that the ledger has already been charged for.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from privimage.errors import DataInvalidError
+from privimage.files.durable import write_durably
+
+logger = logging.getLogger(__name__)
+INSECURE = "insecure"
+MAGIC = b"privimage checkpoint"
+TIME_SHARE = 0.02  # of a stage's time may go into writing checkpoints
+PAID_TIME_SHARE = 0.5  # where privacy paid for it: each step that lasts twice a save or more
+
+
+class Checkpoint:
+    """The saved state of one stage; without a path nothing is ever kept.
+
+    `belongs_to` is whatever fixes the stage's course (JSON values): a state that was saved for
+    anything else is not used. States are tensors, numbers and plain containers. `time_share`
+    bounds what saving costs: 0 saves only on `save`, and infinity makes it due after every step.
+    """
+
+    def __init__(
+        self, path: Path | None, *, belongs_to: Any = None, time_share: float = TIME_SHARE
+    ) -> None:
+        text = json.dumps(belongs_to, sort_keys=True)
+        self.path, self.time_share = path, time_share
+        self._owner = hashlib.sha256(text.encode()).hexdigest().encode()
+        self._saved, self._cost = time.monotonic(), 0.0
+
+    def is_due(self) -> bool:
+        """Whether enough work was done since the last save to be worth another one."""
+        if self.path is None:
+            return False
+        return (time.monotonic() - self._saved) * self.time_share > self._cost
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write `state`; when this returns it is on the disk, and the one before beside it."""
+        if self.path is None:
+            return
+        started = time.monotonic()
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getvalue()
+        if self.path.exists():
+            os.replace(self.path, self._previous)
+        write_durably(self.path, self._header(payload) + payload)
+        self._saved = time.monotonic()
+        self._cost = self._saved - started
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest undamaged state of this very stage, or None."""
+        for candidate in (self.path, self._previous) if self.path else ():
+            if candidate is not None and candidate.exists():
+                state = self._read(candidate)
+                if state is not None:
+                    return state
+        return None
+
+    def remove(self) -> None:
+        """Once a stage has written its result its states go."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+            self._previous.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        content = path.read_bytes()
+        end = len(self._header(b""))
+        header, payload = content[:end], content[end:]
+        if header == self._header(payload):
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        if header.split()[2:3] == [self._owner]:
+            logger.warning("%s is damaged; using the one before, if there is one", path)
+        else:
+            logger.warning("%s belongs to other settings and is not used", path)
+        return None
+
+    def _header(self, payload: bytes) -> bytes:
+        digest = hashlib.sha256(payload).hexdigest().encode()
+        return b" ".join((MAGIC, self._owner, digest)) + b"\n"
+
+    @property
+    def _previous(self) -> Path:
+        assert self.path is not None
+        return self.path.with_suffix(".previous" + self.path.suffix)
+
+
+NOT_KEPT = Checkpoint(None)
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> None:
+    """Finished weights as safetensors, which say in their metadata whether noise that they rest on
+    had a seed, so that no guarantee holds.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    metadata = {INSECURE: json.dumps(insecure)}
+    write_durably(path, safetensors.torch.save(tensors, metadata))
+
+
+def weights_are_insecure(path: Path) -> bool:
+    """What the weights say of that; DataInvalidError if they do not say."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get(INSECURE)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataInvalidError(f"{path} cannot be read as weights; copy it again") from error
+    if said not in ("true", "false"):
+        raise DataInvalidError(
+            f"{path} does not say whether the noise it rests on was secure; take weights over that "
+            "this version wrote"
+        )
+    return said == "true"
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load safetensors into `model`, strictly: every name and shape must match."""
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except Exception as error:  # safetensors raises its own class, torch RuntimeError
+        reason = " ".join(str(error).split())[:200]
+        raise DataInvalidError(
+            f"{path} does not hold weights of this network ({reason}); "
+            "use the configuration that it was trained with"
+        ) from error

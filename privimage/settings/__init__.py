@@ -1,0 +1,1 @@
+"""What a run is asked to do: validated settings, presets, defaults, descriptions of own images."""

@@ -1,0 +1,128 @@
+"""Synthetic images: balanced labels, the way to bytes, and the picture of samples."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from privimage.diffusion.denoiser import Denoiser
+from privimage.diffusion.generate import drawn_batches, generate_images, sample_grid
+from privimage.diffusion.sampler import ddim_sample
+from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+def small_denoiser(num_classes: int = 3, *, num_channels: int = 1) -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(UNet(UNetConfig(4, num_channels, num_classes, 8, (1,), 1, (), dropout=0.5)))
+
+
+SETTINGS: dict[str, Any] = {
+    "num_images": 7,
+    "num_classes": 3,
+    "sampler": "ddim",
+    "num_steps": 3,
+    "device": CPU,
+}
+
+
+def fresh_noise() -> dict[str, Any]:
+    return {"generator": torch.Generator().manual_seed(0)}
+
+
+def generate(denoiser: Denoiser, **changes):
+    own = {"num_classes": denoiser.null_label, "batch_size": 4}
+    settings: dict[str, Any] = SETTINGS | fresh_noise() | own | changes
+    return generate_images(denoiser, **settings)
+
+
+def test_labels_go_round_the_classes():
+    images, labels = generate(small_denoiser())
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert images.shape == (7, 1, 4, 4)
+    assert images.dtype == torch.uint8
+
+
+def test_an_unconditional_network_gives_labels_of_zero():
+    images, labels = generate(small_denoiser(0, num_channels=3))
+    assert labels.tolist() == [0] * 7
+    assert images.shape == (7, 3, 4, 4)
+
+
+def test_images_are_the_samplers_in_bytes_truncated():
+    images, labels = generate(small_denoiser(), batch_size=10)
+    latents = torch.randn(7, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = ddim_sample(small_denoiser().eval(), latents, labels, num_steps=3)
+    expected = np.floor(np.clip(x.numpy() / 2 + np.float32(0.5), 0, 1) * np.float32(255))
+    assert np.array_equal(images.numpy(), expected.astype(np.uint8))
+
+
+def test_the_network_is_told_the_label_of_each_image_and_leaves_training_mode():
+    denoiser, told = small_denoiser(), []
+    denoiser.register_forward_pre_hook(lambda module, inputs: told.append(inputs[2].tolist()))
+    generate(denoiser, num_steps=1)
+    assert told == [[0, 1, 2, 0], [1, 2, 0]]
+    assert not denoiser.training
+
+
+def test_images_follow_from_the_generator():
+    first, _ = generate(small_denoiser())
+    same, _ = generate(small_denoiser())
+    other, _ = generate(small_denoiser(), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_an_unknown_sampler_is_refused_by_name():
+    with pytest.raises(ConfigError, match="'euler'; choose one of ddim, heun"):
+        generate(small_denoiser(), sampler="euler")
+
+
+def grid(size: int, num_channels: int, labels: list[int], names: tuple[str, ...], per_class: int):
+    """The picture of images of value 10 * (position + 1), as an array."""
+    values = 10 * (torch.arange(len(labels)) + 1)
+    images = values.view(-1, 1, 1, 1).expand(-1, num_channels, size, size).to(torch.uint8)
+    return np.asarray(sample_grid(images, torch.tensor(labels), names, per_class=per_class))
+
+
+def test_the_picture_has_a_row_a_class_and_so_many_images_in_it():
+    picture = grid(24, 3, [1, 0, 1, 0, 0], ("zero", "one"), 2)
+    # rows of 24 with gaps of 4, two columns of 24 with gaps of 4 at the right
+    assert picture.shape[0] == 4 + 2 * 28
+    columns = [picture.shape[1] - 2 * 28 + 10, picture.shape[1] - 28 + 10]
+    assert [[int(picture[y, x, 0]) for x in columns] for y in (16, 44)] == [[20, 40], [10, 30]]
+    assert (picture == 50).sum() == 0  # the third zero is left out
+
+
+def test_tiny_grey_images_are_shown_three_times_as_large():
+    picture = grid(8, 1, [0], ("zero",), 5)
+    assert (picture[4:28, -28:-4] == 10).all()
+    assert (picture[:4] == 255).all()
+    assert picture.shape[0] == 32
+
+
+def test_names_stand_at_the_left_and_long_ones_are_cut():
+    short, long = (grid(24, 1, [0], (name,), 1) for name in ("i", "many words " * 50))
+    assert short.shape[1] < 60
+    assert 200 < long.shape[1] < 300
+    assert (short[:, :-32] < 100).any()  # black letters
+
+
+def test_a_class_without_images_has_no_row():
+    assert grid(24, 1, [2, 2], ("a", "b", "c"), 2).shape[0] == 4 + 28
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "", "Größe"])
+def test_any_class_name_can_be_shown(name):
+    assert grid(24, 1, [0], (name,), 1).shape[0] == 32
+
+
+@pytest.mark.parametrize("done", [0, 2, 6, 7])
+def test_drawing_goes_on_after_any_batch_with_the_same_images(done):
+    expected, _ = generate(small_denoiser(), batch_size=2)
+    settings = SETTINGS | fresh_noise()
+    left = drawn_batches(small_denoiser(), **settings, batch_size=2, done=done)
+    assert torch.equal(torch.cat([expected[:0], *left]), expected[done:])

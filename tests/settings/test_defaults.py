@@ -1,0 +1,47 @@
+import pytest
+
+from privimage.settings.config import load_config
+from privimage.settings.defaults import (
+    default_classes_per_label,
+    default_delta,
+    default_sampling,
+    default_settings,
+)
+
+
+@pytest.mark.parametrize("image_size", [8, 12, 28, 32, 64])
+@pytest.mark.parametrize("num_labels", [1, 2, 10])
+@pytest.mark.parametrize("public_size", [16, 1437, 50_000])
+def test_the_defaults_are_valid_settings(image_size, num_labels, public_size):
+    values = default_settings(
+        image_size=image_size,
+        num_labels=num_labels,
+        num_public_classes=83,
+        public_size=public_size,
+        epsilon=5.0,
+    )
+    data = {"sensitive": "digits", "public": "glyphs", "image_size": image_size, "color": "grey"}
+    config = load_config({**values, "data": data})
+    assert config.privacy.epsilon == 5.0
+
+
+@pytest.mark.parametrize(
+    ("public_size", "delta"), [(16, 1e-3), (1437, 1e-5), (10_000, 1e-5), (50_000, 1e-6)]
+)
+def test_delta_is_at_most_a_tenth_of_one_over_the_size(public_size, delta):
+    assert default_delta(public_size) == pytest.approx(delta)
+    assert default_delta(public_size) <= 0.1 / public_size * (1 + 1e-12)
+
+
+def test_selection_follows_the_paper_where_the_public_set_is_large_enough():
+    assert default_classes_per_label(10, 1000) == 5
+    assert default_classes_per_label(1, 1000) == 10
+    assert default_classes_per_label(10, 83) == 4
+    assert default_classes_per_label(10, 10) == 1
+
+
+def test_a_step_never_expects_more_than_about_4096_images():
+    for public_size in (100, 10_000, 1_000_000):
+        rate, num_steps = default_sampling(public_size)
+        assert rate * public_size <= 4097
+        assert rate * num_steps >= 12 * 0.99
