@@ -138,8 +138,8 @@ def test_without_a_guarantee_the_card_says_so_at_the_top(toy_settings, finished,
 
 def test_the_code_is_named_by_its_content_and_not_by_its_place(tmp_path, monkeypatch):
     here = code_identity()
-    shutil.copytree(Path(record.__file__).parent, tmp_path / "copy")
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "copy" / "record.py"))
+    shutil.copytree(Path(record.__file__).parents[1], tmp_path / "copy")
+    monkeypatch.setattr(record, "__file__", str(tmp_path / "copy" / "release" / "record.py"))
     assert code_identity() == here
     with (tmp_path / "copy" / "privacy" / "rng.py").open("a") as file:
         file.write("\n")
