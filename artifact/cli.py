@@ -174,7 +174,7 @@ def run_here(
     from privimage.machine.processes import joined
 
     with joined() as world:
-        if not world.leads:
+        if not world.is_leader:
             follow_claim(claim, setting, seed=seed, out=out, max_minutes=max_minutes, world=world)
             return None
         arms = list(claim.setting(setting).arms)

@@ -91,7 +91,7 @@ def run_steps(num_steps: int, *, num_workers: int) -> None:
             on_release=lambda step, gradient: times.append(time.perf_counter()),
             world=world,
         )
-        if world.leads:
+        if world.is_leader:
             report(
                 steps_seconds=times[-1] - times[1],
                 mib_a_step=world.num_bytes / num_steps / 2**20,

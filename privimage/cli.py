@@ -6,7 +6,6 @@ Prints every setting and the budget before the work starts. Mistakes end in one 
 
 import logging
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from privimage.data.own.native import native_preparation
-from privimage.data.preparation import Preparation
-from privimage.data.sources import load_image_set
+from privimage.api import own_images
 from privimage.errors import ConfigError
 from privimage.files.plain_yaml import parse_yaml
 from privimage.machine.launch import (
@@ -29,11 +26,11 @@ from privimage.machine.processes import joined
 from privimage.release.export import export_images
 from privimage.release.statement import assumption
 from privimage.run_folder.budget import privacy_plan
+from privimage.run_folder.run import ImageSets
 from privimage.settings.config import RunConfig, load_config
-from privimage.settings.defaults import default_settings
-from privimage.settings.description import Description, assumed_facts, described
+from privimage.settings.description import assumed_facts, described
 from privimage.settings.presets import preset_settings
-from privimage.stages.pipeline import follow_pipeline, may_cache, opened, run_pipeline
+from privimage.stages.pipeline import follow_pipeline, opened, run_pipeline
 from privimage.terminal.command import run_command
 from privimage.terminal.plain_text import plain_handler, say
 from privimage.terminal.progress import StageProgress
@@ -126,19 +123,20 @@ def synthesize(
     }
     check_options(preset, options | facts | {"describe": describe})
     with stopped_with_a_word():
+        sets = None
         if preset is not None:  # changed settings must not run under the preset's name
             config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
         else:
             description = described(describe, facts, overrides)
-            config = own_images_config(
+            config, sets = own_images(
                 **options, description=description, overrides=overrides, data_root=data_root
             )
         if gpus > 1 and not dry_run and not is_launched():
-            with opened(config, folder, data_root=data_root):
+            with opened(config, folder, sets=sets, data_root=data_root):
                 pass  # a mistake is said once, here; started processes would all say it
             launch("privimage", gpus, sys.argv[1:])
         else:
-            run_here(config, folder, data_root=data_root, dry_run=dry_run)
+            run_here(config, folder, sets=sets, data_root=data_root, dry_run=dry_run)
 
 
 @app.callback()
@@ -146,19 +144,26 @@ def _commands() -> None:
     """Keeps `synthesize` a command of its own."""
 
 
-def run_here(config: RunConfig, folder: Path, *, data_root: Path | None, dry_run: bool) -> None:
+def run_here(
+    config: RunConfig,
+    folder: Path,
+    *,
+    sets: ImageSets | None,
+    data_root: Path | None,
+    dry_run: bool,
+) -> None:
     """Run in this process, maybe with others that torchrun started."""
     with joined() as world:
-        if world.leads and not is_restarted():
+        if world.is_leader and not is_restarted():
             show_plan(config, folder)
         if dry_run:
             return
-        if not world.leads:
-            follow_pipeline(config, folder, world=world, data_root=data_root)
+        if not world.is_leader:
+            follow_pipeline(config, folder, sets=sets, world=world, data_root=data_root)
             return
         with StageProgress() as progress:
             record = run_pipeline(
-                config, folder, progress=progress, data_root=data_root, world=world
+                config, folder, sets=sets, progress=progress, data_root=data_root, world=world
             )
     export_images(folder / "images.npz", folder / "images")
     show_result(record, folder)
@@ -176,63 +181,6 @@ def check_options(preset: str | None, options: dict[str, Any]) -> None:
     if preset is None and not {*needed} <= {*given}:
         missing = ", ".join(name for name in needed if name not in given)
         raise ConfigError(f"{missing} missing; give {', '.join(needed)}, or --preset NAME")
-
-
-def own_images_config(
-    *,
-    sensitive: str,
-    public: str,
-    epsilon: float,
-    evaluate_on: str | None,
-    description: Description,
-    overrides: dict[str, Any],
-    data_root: Path | None,
-) -> RunConfig:
-    """Defaults for these images with what the user set on top; reads both sets, so faults show."""
-    preparation = preparation_for(sensitive, description, data_root=data_root)
-    load = partial(load_image_set, preparation=preparation, data_root=data_root)
-    mine = load(sensitive, "train", classes=description.classes)
-    theirs = load(public, "train", cache=may_cache(public))
-    facts = {
-        "public_size": description.public_size or mine.public_size,
-        "classes": description.classes,
-        "image_size": preparation.image_size,
-        "color": preparation.color,
-    }
-    values = default_settings(
-        image_size=preparation.image_size,
-        num_labels=mine.num_classes,
-        num_public_classes=theirs.num_classes,
-        public_size=facts["public_size"],
-        epsilon=epsilon,
-    )
-    values["data"] = {
-        "sensitive": sensitive,
-        "public": public,
-        "conditional": mine.num_classes > 1,
-        "evaluate_on": evaluate_on,
-        **facts,
-        "assumed": description.missing,
-    }
-    settled = {f"data.{fact}" for fact in facts}
-    return load_config(values, {k: v for k, v in overrides.items() if k not in settled})
-
-
-def preparation_for(
-    sensitive: str, description: Description, *, data_root: Path | None
-) -> Preparation:
-    """Size and colour as declared; what is not is that of the images."""
-    size, color = description.image_size, description.color
-    if size is None or color is None:
-        native = native_preparation(sensitive, data_root=data_root, classes=description.classes)
-        size = rounded_size(native.image_size) if size is None else size
-        color = color or native.color
-    return Preparation(image_size=size, color=color)
-
-
-def rounded_size(pixels: int) -> int:
-    """The images' own size where the network can take it, at most 64."""
-    return max(8, min(64, pixels // 4 * 4))
 
 
 def parse_overrides(settings: list[str]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def released_by(world: World, seed: int) -> list[list[float]]:
         world=world,
     )
     released = [torch.cat([value.flatten() for value in step.values()]) for step in steps]
-    return [values.tolist() for values in (*released, noisy.flatten())] if world.leads else []
+    return [values.tolist() for values in (*released, noisy.flatten())] if world.is_leader else []
 
 
 def made_up_images(num: int, *, seed: int) -> ImageSet:

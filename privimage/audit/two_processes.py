@@ -55,5 +55,5 @@ def _take_part(rank: int, port: int, seed: int, pipe: Connection) -> None:
     torch.set_num_threads(1)
     with joined() as world:
         released = released_by(world, seed)
-        if world.leads:
+        if world.is_leader:
             pipe.send(released)

@@ -1,8 +1,8 @@
-"""Downstream utility: classifiers trained on synthetic images and tested on real ones (SPEC A.9).
+"""Downstream utility: classifiers trained on synthetic images and tested on real ones.
 
-Three of them, as in the paper: logistic regression and a one-layer perceptron on pixels, and a
-small residual CNN. The last epoch counts; nothing is selected on test images. An accuracy on
-sensitive test images is outside of the privacy guarantee.
+Three of them, as in the paper (docs/method.md, 9): logistic regression and a one-layer perceptron
+on pixels, and a small residual CNN. The last epoch counts; nothing is selected on test images. An
+accuracy on sensitive test images is outside of the privacy guarantee.
 """
 
 import logging
@@ -128,7 +128,7 @@ def train_cnn(
 
 
 class UtilityCnn(nn.Module):
-    """The "ResNet9" of SPEC A.9; below 24 pixels its second layer is 3x3 with stride 1."""
+    """The "ResNet9" of docs/method.md, 9; below 24 pixels its second layer is 3x3 with stride 1."""
 
     def __init__(self, num_classes: int, *, num_channels: int, image_size: int, width: int) -> None:
         super().__init__()

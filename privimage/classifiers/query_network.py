@@ -96,15 +96,15 @@ def train_query_network(
     and takes its part of each batch.
     """
     synced(network.to(device), world).train()
-    world.meet()
-    world.copy_from_leader_(list(network.state_dict().values()))
+    world.barrier()
+    world.broadcast_(list(network.state_dict().values()))
     optimizer = torch.optim.SGD(
         network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
     )
     generator, step = torch.Generator().manual_seed(seed), 0
     per_epoch = max(1, len(images) // batch_size)
     order = torch.empty(0, dtype=torch.int64)
-    if (state := world.tell(checkpoint.load())) is not None:
+    if (state := world.broadcast(checkpoint.load())) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -125,7 +125,7 @@ def train_query_network(
         loss.backward()
         loss = loss.detach()
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        world.sum_([loss, *gradients])
+        world.all_reduce_([loss, *gradients])
         optimizer.step()
         step += 1
         if checkpoint.is_due():
@@ -134,7 +134,7 @@ def train_query_network(
             checkpoint.save(state | progress)
         if on_step is not None:
             on_step(step, epochs * per_epoch, loss.item())
-        if world.agree(should_stop()):
+        if world.broadcast_flag(should_stop()):
             break
     network.eval()
 

@@ -54,13 +54,13 @@ class _Sum(torch.autograd.Function):
     def forward(context: Any, values: Tensor, world: World) -> Tensor:
         context.world = world
         total = values.clone()
-        world.sum_([total])
+        world.all_reduce_([total])
         return total
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].contiguous().clone()
-        context.world.sum_([total])
+        context.world.all_reduce_([total])
         return total, None
 
 

@@ -1,5 +1,5 @@
 """The denoiser D(x; sigma): the network inside EDM's preconditioning (Karras et al. 2022, Table 1;
-SPEC A.4).
+docs/method.md, 4).
 
 The four coefficients keep input and target of the network at unit variance at every noise level
 for data of standard deviation `SIGMA_DATA`, a public constant: it is not measured on any images.

@@ -1,4 +1,4 @@
-"""Averaged weights: an exponential moving average with warm-up (SPEC A.5).
+"""Averaged weights: an exponential moving average with warm-up (docs/method.md, 5).
 
 Samples are drawn from the average, which is far less noisy than the last weights. In fine-tuning it
 is computed from weights that DP-SGD has already released: post-processing, at no privacy cost.

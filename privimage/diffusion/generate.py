@@ -1,4 +1,4 @@
-"""Synthetic images from a finished model, and a picture of some of them (SPEC A.7).
+"""Synthetic images from a finished model, and a picture of some of them (docs/method.md, 7).
 
 Labels go round the classes in turn: class frequencies of the sensitive set were never asked for and
 are not used. Everything here is post-processing of released weights, at no privacy cost.

@@ -1,5 +1,5 @@
 """The denoising loss with noise multiplicity (EDM Eq. 2 and Table 1; Dockhorn et al. 2023, DPDM;
-SPEC A.4).
+docs/method.md, 4).
 
 An image's loss is the mean over K noisy copies of it, so that in fine-tuning one clipped gradient
 covers all of them and K costs no privacy. With sensitive images every value here is PRIVATE: it

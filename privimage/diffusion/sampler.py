@@ -1,4 +1,5 @@
-"""Samplers: from noise to images along the probability-flow ODE (Karras et al. 2022; SPEC A.7).
+"""Samplers: from noise to images along the probability-flow ODE (Karras et al. 2022;
+docs/method.md, 7).
 
 Both follow dx/dsigma = (x - D(x; sigma)) / sigma (EDM Eq. 3 with sigma(t) = t) down the Karras
 grid, without fresh noise and without guidance. `ddim_sample` is the paper's sampler. Sampling

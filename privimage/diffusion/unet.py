@@ -1,9 +1,10 @@
-"""The network F: a small U-Net with residual and attention blocks (paper: NCSN++; SPEC A.3).
+"""The network F: a small U-Net with residual and attention blocks (paper: NCSN++).
 
-In truth a DDPM++ U-Net (Song et al. 2021): BigGAN-style residual blocks, which also change the
-resolution, self-attention at the listed resolutions and in the middle, label and noise level in
-one embedding. Modules are registered in the order in which data meets them. Nothing here knows
-private data; no batch statistics are used, so an example's output depends on that example alone.
+In truth a DDPM++ U-Net (Song et al. 2021; docs/method.md, 3): BigGAN-style residual blocks, which
+also change the resolution, self-attention at the listed resolutions and in the middle, label and
+noise level in one embedding. Modules are registered in the order in which data meets them. Nothing
+here knows private data; no batch statistics are used, so an example's output depends on that
+example alone.
 """
 
 import math

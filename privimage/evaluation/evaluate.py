@@ -1,5 +1,5 @@
 """The evaluation of one set of synthetic images against real test images (paper: utility and FID;
-SPEC A.8, A.9).
+docs/method.md, 8 and 9).
 
 Reads real images, so its numbers are not covered by the privacy guarantee. Fidelity is a Frechet
 distance in the query network's features, and FID beside it where the Inception weights are at
@@ -63,7 +63,7 @@ def evaluate(
     if real_train is not None:
         candidates["real_"] = _of_everybody(real_train, config, seed=seed, world=world)
     keeper = new_checkpoint("metrics")
-    metrics: dict[str, Any] = world.tell(keeper.load()) or {}
+    metrics: dict[str, Any] = world.broadcast(keeper.load()) or {}
     total = len(candidates) * (len(extractors) + len(CLASSIFIER_KINDS) * with_classifiers)
     finished = count(1)
     distance = partial(frechet_to_real, real=real_test, world=world)
@@ -90,7 +90,7 @@ def evaluate(
         if not with_classifiers:
             continue
         images, labels = candidate.labelled()
-        for kind in CLASSIFIER_KINDS if world.leads else ("cnn",):
+        for kind in CLASSIFIER_KINDS if world.is_leader else ("cnn",):
             # weights that come from private images stay in memory
             keeps = NOT_KEPT if prefix else new_checkpoint(kind)
             of_it = partial(accuracy, kind, images, labels, checkpoint=keeps)
@@ -119,7 +119,7 @@ def frechet_to_real(
     own = real.images[world.rows(len(real))].split(BATCH_SIZE)
     synthetic = extract_statistics(batches, extractor, world=world)
     reference = extract_statistics(own, extractor, world=world)
-    return frechet_distance(synthetic, reference) if world.leads else math.nan
+    return frechet_distance(synthetic, reference) if world.is_leader else math.nan
 
 
 def utility_config(config: EvaluationConfig, *, seed: int, device: torch.device) -> UtilityConfig:
@@ -149,7 +149,7 @@ def _of_leader(
     images: ImageSet | None, config: EvaluationConfig, *, like: ImageSet, seed: int, world: World
 ) -> _Candidate:
     """Images that the leader alone has: it deals out what the others need."""
-    num = world.tell(0 if images is None else len(images))
+    num = world.broadcast(0 if images is None else len(images))
     numbers = _random_numbers(num, config.frechet_num_images, seed=seed)
 
     def batches() -> Iterator[Tensor]:
@@ -167,7 +167,7 @@ def _of_leader(
     def labelled() -> tuple[Tensor, Tensor]:
         first = slice(MOST_FOR_CLASSIFIERS)  # of all classes, for they go round
         nothing = torch.empty(0), torch.empty(0)
-        return world.tell(
+        return world.broadcast(
             (images.images[first], images.labels[first]) if images is not None else nothing
         )
 

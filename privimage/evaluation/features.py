@@ -92,13 +92,13 @@ def extract_statistics(
     """
     parts = (FeatureStatistics.of(extractor(batch)) for batch in batches if len(batch))
     own = reduce(FeatureStatistics.merge, parts, _none(extractor.dims))
-    world.meet()
+    world.barrier()
     union = own
     for sender in range(1, world.size):
         mean = world.send_to_leader(own.mean, sender=sender)
         covariance = world.send_to_leader(own.covariance, sender=sender)
         num = world.send_to_leader(torch.tensor([own.num]), sender=sender)
-        if world.leads:
+        if world.is_leader:
             union = union.merge(FeatureStatistics(mean, covariance, int(num)))
     return union
 

@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features (Heusel et al. 2017, eq. 6; SPEC A.8).
+"""Frechet distance between two sets of features (Heusel et al. 2017, eq. 6; docs/method.md, 8).
 
 d^2 = |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) for means mu and covariances A, B. With Inception
 features it is the FID. Statistics of parts merge to exactly those of their union. Statistics of

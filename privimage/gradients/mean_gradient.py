@@ -51,7 +51,7 @@ class MeanGradient:
         total, *others = self._workers.map(share_of, shares) or [self._zeros()]
         for other in others:
             total = torch._foreach_add(total, other)  # pyright: ignore[reportPrivateImportUsage]
-        self.world.sum_(total)
+        self.world.all_reduce_(total)
         loss, *gradient = total
         for parameter, g in zip(self.parameters, gradient, strict=True):
             parameter.grad = g

@@ -37,47 +37,47 @@ class World:
 
     def __init__(self, rank: int = 0, size: int = 1, *, store: Any = None) -> None:
         self.rank, self.size, self._store = rank, size, store
-        self._meetings = 0
+        self._barriers = 0
         self.num_bytes = 0  # given to transfers so far, by or to this process
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         return self.rank == 0
 
     def rows(self, num: int) -> slice:
         """This process's part of `num` rows: contiguous, as equal as can be, maybe empty."""
         return slice(num * self.rank // self.size, num * (self.rank + 1) // self.size)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait, as long as it takes, until every process is here: between pieces of work.
 
         A process that died ends the wait through torchrun, which stops all the others.
         """
-        self._meetings += 1
+        self._barriers += 1
         if self.size == 1:
             return
         with _in_touch():
-            key = f"meeting/{self._meetings}"
+            key = f"barrier/{self._barriers}"
             self._store.add(key, 1)
             while self._store.add(key, 0) < self.size:
                 time.sleep(POLL_SECONDS)
 
-    def tell(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """The leader's `value` (tensors, numbers, plain containers), for everybody."""
         if self.size == 1:
             return value
-        content = _packed(value) if self.leads else b""
+        content = _packed(value) if self.is_leader else b""
         with _in_touch():
             length = torch.tensor([len(content)])
             dist.broadcast(length, src=0)
             buffer = torch.empty(int(length), dtype=torch.uint8)
-            if self.leads:
+            if self.is_leader:
                 buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
             dist.broadcast(buffer, src=0)
         self.num_bytes += buffer.nbytes
-        return value if self.leads else _unpacked(buffer)
+        return value if self.is_leader else _unpacked(buffer)
 
-    def agree(self, answer: bool) -> bool:
+    def broadcast_flag(self, answer: bool) -> bool:
         """The leader's answer to a question that only it can decide, for instance of time."""
         if self.size == 1:
             return answer
@@ -86,7 +86,7 @@ class World:
             dist.broadcast(flag, src=0)
         return bool(flag.item())
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in one transfer."""
         if self.size == 1:
             return
@@ -96,18 +96,18 @@ class World:
             _spread(bucket, tensors)
         self.num_bytes += bucket.nbytes
 
-    def sum_on_leader_(self, tensors: Sequence[Tensor]) -> None:
+    def reduce_to_leader_(self, tensors: Sequence[Tensor]) -> None:
         """The same on the leader; on the others the tensors are of no use afterwards."""
         if self.size == 1:
             return
         with _in_touch():
             bucket = _flat(tensors)
             dist.reduce(bucket, dst=0)
-            if self.leads:
+            if self.is_leader:
                 _spread(bucket, tensors)
         self.num_bytes += bucket.nbytes
 
-    def copy_from_leader_(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite each tensor by the leader's."""
         if self.size == 1:
             return
@@ -124,7 +124,7 @@ class World:
         if sender == 0 or self.rank not in (0, sender):
             return tensor
         with _in_touch():
-            if self.leads:
+            if self.is_leader:
                 tensor = torch.empty_like(tensor)
                 dist.recv(tensor, src=sender)
             else:
@@ -136,7 +136,7 @@ class World:
         if receiver == 0 or self.rank not in (0, receiver):
             return tensor
         with _in_touch():
-            if self.leads:
+            if self.is_leader:
                 dist.send(tensor.contiguous(), dst=receiver)
             else:
                 tensor = torch.empty_like(tensor)
@@ -166,7 +166,7 @@ def joined() -> Iterator[World]:
         group = PrefixStore("group", place)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=patience)
     try:
-        yield World(rank, size, store=PrefixStore("meetings", place))
+        yield World(rank, size, store=PrefixStore("barriers", place))
     finally:
         dist.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""Epsilon of composed Gaussian mechanisms, and the noise that a budget allows (SPEC A.6).
+"""Epsilon of composed Gaussian mechanisms, and the noise that a budget allows (docs/method.md, 6).
 
 Two accountants: RDP (Mironov 2017; Mironov, Talwar and Zhang 2019), the one of the paper, and PLD
 (dp-accounting), a tighter upper bound. Unit one image, adjacency add or remove one image, sampling

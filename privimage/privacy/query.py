@@ -100,10 +100,10 @@ def semantic_query(
     Sensitivity sqrt(k), adjacency add/remove of one image, every image takes part (sampling rate
     1); the released histogram is (epsilon, delta)-DP as the ledger accounts a Gaussian of
     `noise_multiplier`. The noise's standard deviation is sqrt(k) times the multiplier in every
-    cell, empty ones included (SPEC A.2).
+    cell, empty ones included (docs/method.md, 2).
     """
     check_selection_fits(sensitive.num_classes, num_public_classes, classes_per_image)
-    if world.leads:
+    if world.is_leader:
         ledger.reserve(QUERY, query_mechanism(noise_multiplier))
         ledger.check_charge(QUERY)
     mine = world.rows(len(sensitive))
@@ -118,9 +118,9 @@ def semantic_query(
         device=device,
         precision=precision,
     )
-    world.meet()
-    world.sum_on_leader_([counts])
-    if not world.leads:
+    world.barrier()
+    world.reduce_to_leader_([counts])
+    if not world.is_leader:
         return torch.zeros_like(counts)
     deviation = query_sensitivity(classes_per_image) * noise_multiplier
     noisy = add_gaussian(source.stream(QUERY), counts, standard_deviation=deviation, step=VOTE_STEP)

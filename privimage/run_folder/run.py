@@ -103,7 +103,7 @@ class Run:
         self, name: str, *, of: str, shared: bool = False, time_share: float = TIME_SHARE
     ) -> Checkpoint:
         """The state `name` of the stage `of`, which has begun: it serves the same inputs only."""
-        if not self.world.leads:
+        if not self.world.is_leader:
             return NOT_KEPT
         folder = self.shared if shared else self.folder
         inputs = (manifest.read(folder, of) or {}).get("inputs")
@@ -112,14 +112,14 @@ class Run:
 
     def load_weights(self, path: Path, model: nn.Module) -> None:
         """Weights that an earlier stage left, on every process."""
-        if self.world.leads:
+        if self.world.is_leader:
             load_weights(path, model)
-        self.world.copy_from_leader_(list(model.state_dict().values()))
+        self.world.broadcast_(list(model.state_dict().values()))
 
     @property
     def stats(self) -> Path | None:
         """Where a stage tells its progress to machines."""
-        return self.folder / "stats.jsonl" if self.world.leads else None
+        return self.folder / "stats.jsonl" if self.world.is_leader else None
 
     @property
     def data_id(self) -> str:

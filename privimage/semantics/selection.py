@@ -2,8 +2,8 @@
 trained on.
 
 All of it is post-processing of the query's noisy answer, so it costs no privacy. No public class
-serves two labels: either by masking in label order, as published (SPEC A.2 step 4), or by the
-assignment of maximum total count, in which no label comes first (k slots a label).
+serves two labels: either by masking in label order, as published (docs/method.md, 2, step 3), or by
+the assignment of maximum total count, in which no label comes first (k slots a label).
 """
 
 from dataclasses import replace
@@ -60,7 +60,7 @@ def select_at_random(
 
 def public_subset(public: ImageSet, selection: Selection, label_names: tuple[str, ...]) -> ImageSet:
     """The images of the chosen public classes, labelled with the sensitive label they serve
-    (SPEC A.5).
+    (docs/method.md, 5).
     """
     new_label = torch.full((public.num_classes,), -1, dtype=torch.int64)
     for label, classes in enumerate(selection):
@@ -77,7 +77,7 @@ def public_subset(public: ImageSet, selection: Selection, label_names: tuple[str
 
 def unlabelled(public: ImageSet, label_names: tuple[str, ...]) -> ImageSet:
     """The whole public set with the null label, one past the sensitive labels: the baseline that
-    selects nothing (SPEC A.5, "bad_pretrain").
+    selects nothing (docs/method.md, 5, "bad_pretrain").
     """
     return replace(
         public,

@@ -3,7 +3,7 @@
 A key that is unknown, missing or out of range is an error, and all errors of a file are reported
 together, each with its path. Privacy settings (`PrivacyConfig`) and performance settings
 (`PerformanceConfig`) are separate classes: nothing in the second can change what is promised.
-The paper's values are in SPEC tables A.1 to A.9.
+The paper's values are in docs/method.md, 1 to 9.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ class SelectionConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The U-Net (SPEC A.3); image size, colours and labels follow from the data."""
+    """The U-Net (docs/method.md, 3); image size, colours and labels follow from the data."""
 
     base_channels: int
     channel_multipliers: tuple[int, ...]
@@ -169,7 +169,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """What DP-SGD does beside its privacy settings (SPEC A.6)."""
+    """What DP-SGD does beside its privacy settings (docs/method.md, 6)."""
 
     learning_rate: float
     noise_multiplicity: int
@@ -185,7 +185,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How many images are drawn from the finished model, and how (SPEC A.7)."""
+    """How many images are drawn from the finished model, and how (docs/method.md, 7)."""
 
     num_images: int
     sampler: Literal["ddim", "heun"] = "ddim"
@@ -198,7 +198,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Classifiers trained on synthetic images (SPEC A.9) and the Frechet distance (A.8)."""
+    """Classifiers trained on synthetic images; the Frechet distance (docs/method.md, 8 and 9)."""
 
     cnn_width: int = 64
     cnn_epochs: int = 50

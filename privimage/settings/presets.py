@@ -1,9 +1,9 @@
 """The settings of every cell of the paper's main table: three image sets, three epsilons each.
 
 `PRESETS` has one row a cell, `RECIPES` what follows from the image set, `preset_settings` all that
-the cells share (SPEC A.1 to A.9). The query's noise is the published one: it costs little budget
-but drowns most choices on CIFAR-10, where docs/deviations.md advises a multiplier of 50. Nothing
-here is private.
+the cells share (docs/method.md, 1 to 9). The query's noise is the published one: it costs little
+budget but drowns most choices on CIFAR-10, where docs/deviations.md advises a multiplier of 50.
+Nothing here is private.
 """
 
 import difflib
@@ -47,7 +47,7 @@ class Recipe:
 
 # fmt: off
 PRESETS = {
-    #                         recipe     epsilon  published SGD noise multiplier (SPEC A.6)
+    #                         recipe     epsilon  published SGD noise multiplier (docs/method.md, 6)
     "cifar10_eps10":   Preset("cifar10",   10.0,   2.32421875),
     "cifar10_eps5":    Preset("cifar10",    5.0,   4.0380859375),
     "cifar10_eps1":    Preset("cifar10",    1.0,  16.71875),
@@ -122,7 +122,7 @@ def find_preset(name: str) -> Preset:
 
 
 def training_settings(pretrain_num_images: int) -> dict[str, Any]:
-    """The three trainings (SPEC A.1, A.5, A.6): a ResNet-50, the public subset, DP-SGD."""
+    """The three trainings (docs/method.md, 1, 5, 6): a ResNet-50, the public subset, DP-SGD."""
     return {
         "query_network": {
             "widths": [64, 128, 256, 512],
@@ -155,7 +155,7 @@ def training_settings(pretrain_num_images: int) -> dict[str, Any]:
 
 
 def evaluation_settings() -> dict[str, Any]:
-    """Images to draw, and what is measured on them (SPEC A.7 to A.9)."""
+    """Images to draw, and what is measured on them (docs/method.md, 7 to 9)."""
     return {
         "sampling": {"num_images": 50_000, "sampler": "ddim", "num_steps": 50, "batch_size": 500},
         "evaluation": {

@@ -49,13 +49,13 @@ def generate(run: Run) -> list[str]:
         generator=torch.Generator(run.device).manual_seed(run.config.seed),
         device=run.device,
         compute=run.compute,
-        done=run.world.tell(parts.num_images),
+        done=run.world.broadcast(parts.num_images),
         world=run.world,
     ):
-        if run.world.leads:
+        if run.world.is_leader:
             parts.add(images)
             run.progress("generate", parts.num_images, config.num_images)
-    if not run.world.leads:
+    if not run.world.is_leader:
         return []
     labels = class_labels(config.num_images, num_classes)
     save_images(run.folder / "images.npz", parts, labels, names, insecure=run.source.insecure)
@@ -82,7 +82,7 @@ def evaluate_images(run: Run) -> list[str]:
     if run.sets.real_test is not None:
         network = trained_query_network(run)
         metrics = evaluate(
-            load_images(run.folder / "images.npz") if run.world.leads else None,
+            load_images(run.folder / "images.npz") if run.world.is_leader else None,
             real_test=run.sets.real_test,
             real_train=run.sets.sensitive if run.config.evaluation.real_ceiling else None,
             network=network,
@@ -94,7 +94,7 @@ def evaluate_images(run: Run) -> list[str]:
             new_checkpoint=partial(run.checkpoint, of="evaluate"),
             world=run.world,
         )
-    if not run.world.leads:
+    if not run.world.is_leader:
         return []
     facts = json.loads((run.shared / "query_network.json").read_text())
     metrics["query_network_accuracy"] = facts["public_validation_accuracy"]

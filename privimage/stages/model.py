@@ -47,7 +47,7 @@ def pretrain_model(run: Run) -> list[str]:
             subset = unlabelled(run.sets.public, run.sets.sensitive.class_names)
         else:
             names = run.sets.sensitive.class_names
-            selection = run.world.tell(read_selection(run) if run.world.leads else [])
+            selection = run.world.broadcast(read_selection(run) if run.world.is_leader else [])
             subset = public_subset(run.sets.public, selection, names)
         checkpoint = run.checkpoint("pretrain", of="pretrain")
         ema = pretrain(
@@ -64,7 +64,7 @@ def pretrain_model(run: Run) -> list[str]:
             world=run.world,
         )
         averaged = ema.parameters
-    if not run.world.leads:
+    if not run.world.is_leader:
         return []
     insecure = rests_on_insecure_query(run)
     save_weights(run.folder / "pretrained.safetensors", denoiser.state_dict(), insecure=insecure)
@@ -107,7 +107,7 @@ def finetune_model(run: Run) -> list[str]:
         on_release=run.on_release,
         world=run.world,
     )
-    if not run.world.leads:
+    if not run.world.is_leader:
         return []
     save_weights(run.folder / "model.safetensors", average.parameters, insecure=run.source.insecure)
     steps = {"steps_taken": steps_taken, "steps_charged": run.ledger.charged(DP_SGD)}
@@ -122,10 +122,10 @@ def finetune_engine(run: Run, denoiser: Denoiser) -> Engine:
     """
     kept = run.checkpoint("engine", of="finetune")
     known = kept.load()
-    if known is None and run.world.leads:
+    if known is None and run.world.is_leader:
         known = dataclasses.asdict(chosen_engine(run, denoiser))
         kept.save(known)
-    return Engine(**run.world.tell(known or {}))
+    return Engine(**run.world.broadcast(known or {}))
 
 
 def chosen_engine(run: Run, denoiser: Denoiser) -> Engine:

@@ -59,6 +59,7 @@ def run_pipeline(
     config: RunConfig,
     folder: Path,
     *,
+    sets: ImageSets | None = None,
     shared: Path | None = None,
     donor: Donor | None = None,
     progress: Progress = silent,
@@ -68,6 +69,7 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Run all stages in `folder` and return the record (also in record.json).
 
+    `sets` are the image sets where they have been loaded already, as `load_image_sets` does.
     `shared` is a folder for the public query network, so that several runs train it once; `donor`
     a run to take the first stages from. With several processes this is what the leader of `world`
     calls, and `follow_pipeline` what the others call. `on_release` is shown the noisy gradient of
@@ -76,7 +78,9 @@ def run_pipeline(
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     memory.keep_freed_blocks()
-    with opened(config, folder, shared=shared, data_root=data_root, donor=donor) as found:
+    with opened(
+        config, folder, sets=sets, shared=shared, data_root=data_root, donor=donor
+    ) as found:
         sets, plan, ledger, source = found
         if donor is None or not donor.brings_ledger:  # else it has spent it, as was checked
             plan.reserve(ledger)
@@ -111,6 +115,7 @@ def opened(
     config: RunConfig,
     folder: Path,
     *,
+    sets: ImageSets | None = None,
     shared: Path | None = None,
     data_root: Path | None = None,
     donor: Donor | None = None,
@@ -121,7 +126,7 @@ def opened(
     if donor is not None:
         donor.check()
     refuse_links(shared or folder)
-    sets = load_image_sets(config, data_root=data_root)
+    sets = sets or load_image_sets(config, data_root=data_root)
     check_fits(config, sets, needs_public=donor is None)
     plan = privacy_plan(config)
     source = random_source(config)
@@ -138,35 +143,40 @@ def opened(
 
 
 def follow_pipeline(
-    config: RunConfig, folder: Path, *, world: World, data_root: Path | None = None
+    config: RunConfig,
+    folder: Path,
+    *,
+    world: World,
+    sets: ImageSets | None = None,
+    data_root: Path | None = None,
 ) -> None:
     """What every process but the leader does while that one is in `run_pipeline`: its part of the
     work. It reads images, and neither reads nor writes the run folder.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     memory.keep_freed_blocks()
-    sets = load_image_sets(config, data_root=data_root)
+    sets = sets or load_image_sets(config, data_root=data_root)
     ledger = introduce(world, sets, None)
     source = random_source(config)
     run = Run(config, sets, folder, folder, ledger, source, silent, None, world=world)
     for stage in STAGES:
-        world.meet()
-        if world.agree(False):
+        world.barrier()
+        if world.broadcast_flag(False):
             with memory.explained(stage.name):
                 stage.work(run)
 
 
 def introduce(world: World, sets: ImageSets, ledger: PrivacyLedger | None) -> PrivacyLedger:
     """Give the followers a copy of the leader's ledger, and see that all read the same images."""
-    world.meet()
+    world.barrier()
     if world.size == 1:
         assert ledger is not None
         return ledger
-    once = world.tell(secrets.token_hex(32))
+    once = world.broadcast(secrets.token_hex(32))
     own = sets.sensitive.fingerprint(bytes.fromhex(once))
-    content, leaders = world.tell((ledger.to_dict() if ledger else {}, own))
+    content, leaders = world.broadcast((ledger.to_dict() if ledger else {}, own))
     others = torch.tensor([int(own != leaders)])
-    world.sum_([others])
+    world.all_reduce_([others])
     if others.item():
         raise DataInvalidError(
             f"{others.item()} of {world.size} processes read other images than the leader as "
@@ -182,15 +192,22 @@ def tell_owner(config: RunConfig, sensitive: ImageSet, folder: Path) -> None:
         write_durably(folder / "private" / "left_out.json", left_out, mode=0o600)
 
 
-def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> ImageSets:
-    """Load and prepare what the configuration names; labels are dropped in the unconditional
-    mode.
+def load_image_sets(
+    config: RunConfig,
+    *,
+    data_root: Path | None = None,
+    sensitive: ImageSet | None = None,
+    public: ImageSet | None = None,
+) -> ImageSets:
+    """Load and prepare what the configuration names, but for what is given; labels are dropped in
+    the unconditional mode.
     """
     data = config.data
     preparation = Preparation(image_size=data.image_size, color=data.color)
 
     load = partial(load_image_set, preparation=preparation, data_root=data_root)
-    sensitive = load(data.sensitive, "train", classes=data.classes)
+    if sensitive is None:
+        sensitive = load(data.sensitive, "train", classes=data.classes)
     real_test = None
     if data.evaluate_on:
         real_test = load(data.evaluate_on, "test", classes=data.classes)
@@ -206,12 +223,14 @@ def load_image_sets(config: RunConfig, *, data_root: Path | None = None) -> Imag
         sensitive = sensitive.with_public_size(data.public_size)
 
     def load_public() -> ImageSet:
-        public = load(data.public, "train", cache=may_cache(data.public))
-        if not public.labels.bincount(minlength=public.num_classes).all():
+        loaded = public
+        if loaded is None:
+            loaded = load(data.public, "train", cache=may_cache(data.public))
+        if not loaded.labels.bincount(minlength=loaded.num_classes).all():
             raise DataInvalidError(
                 f"{data.public}: a class of the public set holds no images; fill it or remove it"
             )
-        return public
+        return loaded
 
     return ImageSets(sensitive, real_test, load_public)
 
@@ -273,8 +292,8 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
 
 def follow_me(run: Run, *, work: bool) -> None:
     """Tell the other processes whether the next stage has work for them."""
-    run.world.meet()
-    run.world.agree(work)
+    run.world.barrier()
+    run.world.broadcast_flag(work)
 
 
 def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:

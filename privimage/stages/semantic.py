@@ -72,7 +72,7 @@ def train_network(run: Run) -> list[str]:
         checkpoint=run.checkpoint("query_network", of="query_network", shared=True),
         world=run.world,
     )
-    if not run.world.leads:
+    if not run.world.is_leader:
         return []
     share = accuracy(
         network,
@@ -101,9 +101,9 @@ def new_query_network(run: Run, num_classes: int) -> QueryNetwork:
 def trained_query_network(run: Run) -> QueryNetwork:
     """The classifier that the first stage left, on every process."""
     facts: dict[str, Any] = {}
-    if run.world.leads:
+    if run.world.is_leader:
         facts = json.loads((run.shared / "query_network.json").read_text())
-    network = new_query_network(run, run.world.tell(facts)["num_classes"])
+    network = new_query_network(run, run.world.broadcast(facts)["num_classes"])
     run.load_weights(run.shared / "query_network.safetensors", network)
     return network.eval()
 
@@ -128,10 +128,10 @@ def ask_query(run: Run) -> list[str]:
     """
     if run.config.selection.strategy != "semantic":
         return []
-    noisy = kept_answer(run) if run.world.leads else None
-    if run.world.agree(noisy is None):
+    noisy = kept_answer(run) if run.world.is_leader else None
+    if run.world.broadcast_flag(noisy is None):
         noisy = ask(run)
-    if noisy is None or not run.world.leads:
+    if noisy is None or not run.world.is_leader:
         return []
     charge_answer(run.ledger)
     receipt = query_receipt(
@@ -160,7 +160,7 @@ def rests_on_insecure_query(run: Run) -> bool:
 
 def ask(run: Run) -> Tensor:
     """The noisy histogram, asked and paid for; RunFolderError if it was paid for before."""
-    if run.world.leads and run.ledger.charged(QUERY):
+    if run.world.is_leader and run.ledger.charged(QUERY):
         raise RunFolderError(
             f"{run.folder} has already spent privacy budget on query and its result is no longer "
             "here; doing it again would spend it twice: use a new run folder"
@@ -216,7 +216,7 @@ def selection_inputs(run: Run) -> dict[str, Any]:
 
 def select(run: Run) -> list[str]:
     """Choose the public classes and show them."""
-    if not run.world.leads:
+    if not run.world.is_leader:
         return []
     selection = choose(run)
     labels, names = run.sets.sensitive.class_names, run.sets.public.class_names

@@ -1,5 +1,5 @@
-"""Fine-tuning on the sensitive images with DP-SGD and noise multiplicity (paper: stage 3; SPEC
-A.6).
+"""Fine-tuning on the sensitive images with DP-SGD and noise multiplicity (paper: stage 3;
+docs/method.md, 6).
 
 One step: charge the ledger; draw a Poisson sample; clip each image's gradient of its loss
 averaged over K noise copies; sum; add Gaussian noise once; divide by the public expected batch;
@@ -80,12 +80,12 @@ def finetune(
     expected_batch_size = mechanism.sampling_rate * sensitive.public_size
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate, fused=True)
     ema = Ema(denoiser, rate=config.ema_rate)
-    taken, step = 0, world.tell(ledger.charged(DP_SGD))
+    taken, step = 0, world.broadcast(ledger.charged(DP_SGD))
 
     # continue where an interrupted run stopped
     if (state := checkpoint.load()) is not None:
         check_ledger_is_not_behind(ledger, state["charged"])
-    if (state := world.tell(state)) is not None:
+    if (state := world.broadcast(state)) is not None:
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
@@ -104,15 +104,15 @@ def finetune(
     # whole rounds of all workers: only the last one has passes that are filled up, or missing
     at_once = round_size * max(1, EXAMPLES_AT_ONCE // round_size)
 
-    while step < mechanism.count and not world.agree(taken > 0 and should_stop()):
+    while step < mechanism.count and not world.broadcast_flag(taken > 0 and should_stop()):
         # the step is paid for before anything of it can be seen
         drawn = torch.empty(0, dtype=torch.int64)
-        if world.leads:
+        if world.is_leader:
             if step == ledger.charged(DP_SGD):
                 ledger.charge(DP_SGD)
             coins = source.stream(f"{DP_SGD} sample", step)
             drawn = poisson_sample(coins, len(sensitive), rate=mechanism.sampling_rate)
-        drawn = world.tell(drawn)
+        drawn = world.broadcast(drawn)
 
         # clipped gradients of the drawn images, summed
         total = {
@@ -126,9 +126,9 @@ def finetune(
                 total[name] += summed
 
         # noise once, a public divisor, an ordinary optimiser step
-        world.sum_on_leader_(list(total.values()))
+        world.reduce_to_leader_(list(total.values()))
         gradient = {name: torch.empty_like(p) for name, p in denoiser.named_parameters()}
-        if world.leads:
+        if world.is_leader:
             gradient = noisy_mean_gradient(
                 total,
                 source=source.stream(f"{DP_SGD} noise", step),
@@ -136,7 +136,7 @@ def finetune(
                 noise_multiplier=mechanism.noise_multiplier,
                 expected_batch_size=expected_batch_size,
             )
-        world.copy_from_leader_(list(gradient.values()))
+        world.broadcast_(list(gradient.values()))
         del total
         for name, parameter in denoiser.named_parameters():
             parameter.grad = gradient[name]

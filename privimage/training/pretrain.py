@@ -1,5 +1,5 @@
-"""Pre-training on the public subset (paper: stage 2; SPEC A.5): ordinary diffusion training, no
-privacy involved.
+"""Pre-training on the public subset (paper: stage 2; docs/method.md, 5): ordinary diffusion
+training, no privacy involved.
 
 Everything here is public. Batches and noise are functions of (seed, step) alone, so a run that
 was interrupted continues with exactly the numbers that it would have had.
@@ -68,7 +68,7 @@ def pretrain(
     step = 0
 
     # continue where an interrupted run stopped
-    if (state := world.tell(checkpoint.load())) is not None:
+    if (state := world.broadcast(checkpoint.load())) is not None:
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
@@ -78,7 +78,7 @@ def pretrain(
     gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute, world=world)
     pixels = resident(subset.images, device)
 
-    while step < num_steps and not world.agree(step > 0 and should_stop()):
+    while step < num_steps and not world.broadcast_flag(step > 0 and should_stop()):
         # a batch of public images, flipped at random
         generator = step_generator(seed, step, stage=1, device=device)
         indices = batch_indices(len(subset), batch_size=config.batch_size, step=step, seed=seed)

@@ -74,11 +74,11 @@ def transfers(world: World) -> Values:
     """Every way of telling and summing, on values that name their process."""
     rank = world.rank
     total = [torch.full((2, 3), 1.0 + rank), torch.tensor([10.0 * rank])]
-    world.sum_(total)
+    world.all_reduce_(total)
     on_leader = [torch.tensor([1, 2 + rank])]
-    world.sum_on_leader_(on_leader)
+    world.reduce_to_leader_(on_leader)
     mixed = [torch.full((2,), rank), torch.full((3,), rank + 0.5)]
-    world.copy_from_leader_(mixed)
+    world.broadcast_(mixed)
     sent = [
         world.send_to_leader(torch.full((2,), rank), sender=sender) for sender in range(world.size)
     ]
@@ -86,15 +86,15 @@ def transfers(world: World) -> Values:
         world.send_from_leader(torch.full((2,), rank), receiver=receiver)
         for receiver in range(world.size)
     ]
-    world.meet()
+    world.barrier()
     return {
         "received": received[rank].tolist(),
         "total": [t.tolist() for t in total],
         "on_leader": on_leader[0].tolist(),
         "mixed": [t.tolist() for t in mixed],
         "sent": [t.tolist() for t in sent],
-        "told": world.tell({"who": rank, "rows": torch.arange(3)})["who"],
-        "agreed": world.agree(rank == 0),
+        "told": world.broadcast({"who": rank, "rows": torch.arange(3)})["who"],
+        "agreed": world.broadcast_flag(rank == 0),
         "rows": [world.rows(num) for num in (0, 1, 7, 8)],
     }
 
@@ -113,7 +113,7 @@ def batch_norm(world: World) -> Values:
     (expected.square() * weights).sum().backward()
     (found.square() * weights[mine]).sum().backward()
     gradients = [p.grad for p in ours.parameters() if p.grad is not None]
-    world.sum_(gradients)
+    world.all_reduce_(gradients)
     assert whole.grad is not None
     assert part.grad is not None
     pairs = [(expected[mine], found), (whole.grad[mine], part.grad)]
@@ -246,7 +246,7 @@ def distance(world: World, num: int, most: int) -> float:
     """Frechet distance of images that the leader alone has, at most `most` of them."""
     evaluate.BATCH_SIZE = 4
     real = images(30)
-    synthetic = images(num) if world.leads else None
+    synthetic = images(num) if world.is_leader else None
     metrics = evaluate.evaluate(
         synthetic,
         real_test=real,
@@ -264,7 +264,7 @@ def distance(world: World, num: int, most: int) -> float:
 
 def whole_run(world: World, settings: dict[str, Any], folder: Path) -> Values:
     config = load_config(settings)
-    if not world.leads:
+    if not world.is_leader:
         follow_pipeline(config, folder, world=world)
         return {}
     return run_pipeline(config, folder, world=world)
@@ -287,7 +287,7 @@ def run_that_stops(
 
 def run_with_other_images(world: World, settings: dict[str, Any], folder: Path) -> Values:
     """A follower whose sensitive images are public ones."""
-    if not world.leads:
+    if not world.is_leader:
         settings = settings | {"data": settings["data"] | {"sensitive": "glyphs"}}
         settings["data"]["evaluate_on"] = None
     return whole_run(world, settings, folder)

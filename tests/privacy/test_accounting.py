@@ -24,8 +24,8 @@ CIFAR10_QUERY = (Mechanism(484.0, 1.0, 1),)
 OTHER_QUERY = (Mechanism(50.0, 1.0, 1),)
 CELEBA_QUERY = (Mechanism(5300.0, 1.0, 1),)
 
-# (spent before, sampling rate, steps, delta, epsilon, tolerance, multiplier): SPEC A.6, made with
-# the original artifact's own accountant; the last digits are exact where the table has them all
+# (spent before, sampling rate, steps, delta, epsilon, tolerance, multiplier): docs/method.md, 6,
+# made with the published artifact's own accountant; exact where the table has all digits
 PUBLISHED = [
     (CIFAR10_QUERY, 1 / 3, 150, 1e-5, 1.0, 1e-2, 16.71875),
     (CIFAR10_QUERY, 1 / 3, 150, 1e-5, 5.0, 1e-2, 4.0380859375),
@@ -206,7 +206,7 @@ def test_pld_calibration_keeps_the_promise_with_less_noise_than_rdp():
     found = calibrate_noise_multiplier(
         CIFAR10_QUERY, sampling_rate=1 / 3, count=150, epsilon=1.0, delta=1e-5, accountant="pld"
     )
-    assert found == pytest.approx(15.335, abs=2e-3)  # SPEC A.6
+    assert found == pytest.approx(15.335, abs=2e-3)  # docs/method.md, 6
     reached = pld_epsilon((*CIFAR10_QUERY, Mechanism(found, 1 / 3, 150)), delta=1e-5)
     assert 1.0 - 1e-4 <= reached <= 1.0
 

@@ -235,7 +235,7 @@ def test_calibrated_noise_keeps_the_promise_and_less_noise_would_break_it(
 
 
 def check_saving(name: str, metrics: dict[str, float]) -> None:
-    """PLD allows less noise: 6 to 8 percent on CIFAR-10 (SPEC A.6), 4 to 7 where delta is 1e-6.
+    """PLD allows less noise: 6 to 8 percent on CIFAR-10 (docs/method.md, 6), 4 to 7 at delta 1e-6.
 
     Both multipliers are what the claim privacy_budget reports. PLD's own keeps the promise, and the
     independent accountant agrees.

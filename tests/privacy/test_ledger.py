@@ -140,7 +140,7 @@ def test_all_reservations_count_not_only_what_has_been_charged(path):
 
 
 def test_the_accountant_of_the_ledger_decides(tmp_path):
-    # the same mechanisms cost 9.9976 by RDP and about 9.24 by PLD (SPEC A.6)
+    # the same mechanisms cost 9.9976 by RDP and about 9.24 by PLD (docs/method.md, 6)
     by_pld = PrivacyLedger.create(tmp_path / "pld.json", **terms(epsilon=9.5, accountant="pld"))
     by_pld.reserve("training", TRAINING)
     by_rdp = PrivacyLedger.create(tmp_path / "rdp.json", **terms(epsilon=9.5))
@@ -182,14 +182,14 @@ def test_epsilon_is_that_of_what_was_charged(ledger):
     assert ledger.mechanisms() == ()
     assert ledger.epsilon("rdp") == ledger.epsilon("pld") == 0.0
     ledger.charge("query")
-    assert ledger.epsilon("rdp") == pytest.approx(0.0657, abs=5e-5)  # SPEC A.2
+    assert ledger.epsilon("rdp") == pytest.approx(0.0657, abs=5e-5)  # docs/method.md, 2
     assert ledger.epsilon("pld") == pytest.approx(0.0586, abs=5e-5)
     ledger.charge("training", 30)
     charged = (QUERY, Mechanism(2.32421875, 1 / 3, 30))
     assert ledger.mechanisms() == charged
     assert ledger.epsilon("rdp") == rdp_epsilon(charged, delta=1e-5)
     ledger.charge("training", 120)
-    assert ledger.epsilon("rdp") == pytest.approx(9.9976, abs=5e-5)  # SPEC A.6
+    assert ledger.epsilon("rdp") == pytest.approx(9.9976, abs=5e-5)  # docs/method.md, 6
 
 
 def test_the_reserved_epsilon_does_not_hang_on_how_much_was_charged(ledger):

@@ -63,7 +63,7 @@ def insecure():
 
 def test_figures_are_those_of_the_ledger(statement):
     assert statement["target"] == {"epsilon": 1.0, "delta": 1e-5, "accountant": "rdp"}
-    # SPEC A.6: this setting costs .99454 by RDP and .909 by PLD
+    # docs/method.md, 6: this setting costs .99454 by RDP and .909 by PLD
     assert statement["spent"]["epsilon_rdp"] == pytest.approx(0.99454, abs=5e-6)
     assert statement["spent"]["epsilon"] == statement["spent"]["epsilon_rdp"]
     assert statement["spent"]["epsilon_pld"] == pytest.approx(0.909, abs=5e-4)

@@ -19,8 +19,9 @@ from privimage.run_folder.run import ImageSets, Run
 from privimage.settings.config import load_config
 from privimage.settings.presets import NUM_IMAGENET_CLASSES, PRESETS, RECIPES, preset_settings
 
-NUM_PARAMETERS = {"cifar10": 1_754_499, "celeba32": 1_804_451, "celeba64": 1_999_907}  # SPEC A.3
-BATCH = {"cifar10": 19_384, "celeba32": 19_384, "celeba64": 8_192}  # nominal, SPEC A.6
+# docs/method.md, 3 and 6
+NUM_PARAMETERS = {"cifar10": 1_754_499, "celeba32": 1_804_451, "celeba64": 1_999_907}
+BATCH = {"cifar10": 19_384, "celeba32": 19_384, "celeba64": 8_192}  # nominal
 EXPECTED_BATCH = {"cifar10": 16_666, "celeba32": 18_085, "celeba64": 8_138}
 NUM_EPOCHS = 50
 
@@ -80,7 +81,7 @@ def test_the_noise_of_a_run_is_the_published_one_within_the_published_search_tol
 
 
 @pytest.mark.parametrize(
-    ("name", "multiplier"),  # SPEC A.6, tolerance 1e-4
+    ("name", "multiplier"),  # docs/method.md, 6, tolerance 1e-4
     [("cifar10_eps1", 16.636963), ("cifar10_eps5", 4.033661), ("cifar10_eps10", 2.323685)],
 )
 def test_the_noise_of_a_run_is_the_number_that_a_finer_search_gives(name, multiplier):

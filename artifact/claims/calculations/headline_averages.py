@@ -1,4 +1,4 @@
-"""The abstract's two averages: 6.8 % lower FID and 13.2 % higher accuracy (SPEC C.2, rows 6, 7).
+"""The abstract's two averages: 6.8 % lower FID and 13.2 % higher accuracy (docs/method.md, 10).
 
 The abstract does not spell the averages out. The rule that gives both: PRIVIMAGE+D against DPSDA on
 CIFAR-10 over three epsilons, FID as a relative gain, accuracy in percentage points over the three

@@ -1,8 +1,9 @@
-"""How large the paper's networks are, and how much public data they see (abstract; SPEC A.3, C.2).
+"""How large the paper's networks are, and how much public data they see.
 
 Counts the parameters of every network of the published ladders, built without memory for their
-weights, and the public classes of every recipe. The abstract's 7.6 % of the parameters has no
-stated denominator, so it is computed for each that was proposed. Nothing is trained or read.
+weights, and the public classes of every recipe (docs/method.md, 3 and 10). The abstract's 7.6 % of
+the parameters has no stated denominator, so it is computed for each that was proposed. Nothing is
+trained or read.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The privacy budget of every cell of the paper's main table (SPEC A.2 and A.6).
+"""The privacy budget of every cell of the paper's main table (docs/method.md, 2 and 6).
 
 For each preset: the DP-SGD noise multiplier by the published search and by ours, with RDP and with
 PLD; what the query costs alone; and what the published multiplier costs. Public settings only: no

@@ -65,7 +65,7 @@ def test_a_measured_time_lies_between_the_fastest_and_the_slowest_recorded_run()
 
 
 def test_the_papers_network_costs_what_the_specification_says():
-    # SPEC A.3: 0.90, 0.91 and 2.15 GFLOP forward an image
+    # docs/method.md, 3: 0.90, 0.91 and 2.15 GFLOP forward an image
     for preset, gflop in {"cifar10": 0.90, "celeba32": 0.91, "celeba64": 2.15}.items():
         config = load_config(preset_settings(f"{preset}_eps1"))
         assert unet_flops(config) / 1e9 == pytest.approx(gflop, abs=0.005)
@@ -73,7 +73,7 @@ def test_the_papers_network_costs_what_the_specification_says():
 
 def test_the_papers_training_costs_what_the_specification_says():
     work = stage_work(PAPER)
-    assert work["pretrain"] == pytest.approx(7e17, rel=0.02)  # SPEC A.5: 260 million images
+    assert work["pretrain"] == pytest.approx(7e17, rel=0.02)  # docs/method.md, 5
     # 150 steps of 16,667 images, 8 copies, 3 forward passes of 0.903 GFLOP: 5.42e16
     assert work["finetune"] == pytest.approx(5.42e16, rel=0.002)
 

@@ -1,0 +1,220 @@
+"""The library in two calls: `synthesize` makes synthetic images of private ones, `load` reads what
+a run left. The command line is a thin layer over this file.
+
+Private: the images that are given; they stay in memory. What a run leaves in its folder may be
+published but for `private/` and the record (README, "What may be published").
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from privimage.data.image_set import ImageSet
+from privimage.data.own.arrays import channels_first, image_set_of
+from privimage.data.own.native import native_preparation
+from privimage.data.preparation import Preparation
+from privimage.data.sources import load_image_set
+from privimage.diffusion.build import new_denoiser
+from privimage.diffusion.denoiser import Denoiser
+from privimage.errors import ConfigError, RunFolderError
+from privimage.privacy.ledger import PrivacyLedger
+from privimage.release.image_files import load_images
+from privimage.run_folder.checkpoint import load_weights
+from privimage.run_folder.run import ImageSets
+from privimage.run_folder.runlog import Progress, silent
+from privimage.settings.config import RunConfig, load_config
+from privimage.settings.defaults import default_settings
+from privimage.settings.description import Description, described
+from privimage.stages.pipeline import load_image_sets, may_cache, run_pipeline
+
+IN_MEMORY = "memory"  # the name of images that come from no file
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticImages:
+    """What a finished run released, read from its folder when it is asked for."""
+
+    folder: Path
+
+    @cached_property
+    def images(self) -> ImageSet:
+        """Synthetic images, (number, channel, height, width) as uint8, with labels and names."""
+        return load_images(self.folder / "images.npz")
+
+    @cached_property
+    def statement(self) -> dict[str, Any]:
+        """What is promised, and what is not; in words in `privacy_statement.md`."""
+        return json.loads((self.folder / "privacy_statement.json").read_text())
+
+    @cached_property
+    def ledger(self) -> PrivacyLedger:
+        """A copy of the account: what was reserved and charged, and its epsilon."""
+        return PrivacyLedger.replica(json.loads((self.folder / "ledger.json").read_text()))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Metrics, times, memory and machine. Not for publication: times follow the images."""
+        return json.loads((self.folder / "record.json").read_text())
+
+    def model(self) -> Denoiser:
+        """The private model, on the CPU: more images from it cost no privacy."""
+        denoiser = new_denoiser(load_config(self.folder / "config.yaml"), self.images)
+        load_weights(self.folder / "model.safetensors", denoiser)
+        return denoiser.eval()
+
+
+def load(folder: str | Path) -> SyntheticImages:
+    """What a finished run left in its folder; RunFolderError if it did not finish."""
+    found = SyntheticImages(folder=Path(folder))
+    if not (found.folder / "record.json").is_file():
+        raise RunFolderError(f"{folder} holds no finished run; repeat the call that makes it")
+    return found
+
+
+def synthesize(
+    images: np.ndarray | Tensor | ImageSet | str,
+    labels: np.ndarray | Tensor | None = None,
+    *,
+    public: str | ImageSet,
+    epsilon: float,
+    folder: str | Path,
+    class_names: tuple[str, ...] | None = None,
+    public_size: int | None = None,
+    image_size: int | None = None,
+    color: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    data_root: Path | None = None,
+    progress: Progress = silent,
+) -> SyntheticImages:
+    """Synthetic images with (epsilon, delta)-differential privacy for each private image.
+
+    `images` are uint8, (number, height, width) or with channels last or first, or a source such as
+    `folder:/data/mine`; `public` is a labelled set or the name of one, such as `glyphs`. The run
+    lives in `folder`: the same call continues a run that stopped, at no new cost. `settings` are
+    overrides with dotted names, as {"privacy.num_steps": 100}. Raises a UserError, before any
+    work, for what can be put right.
+
+    Guarantee:
+        What is released is (epsilon, delta)-differentially private under adding or removing one
+        image; `result.statement` says what that covers. `class_names`, `public_size`, `image_size`
+        and `color` are public: what is not declared is taken from the images, and the statement
+        names it as an assumption.
+    """
+    facts = {
+        "public_size": public_size,
+        "classes": None if class_names is None else list(class_names),
+        "image_size": image_size,
+        "color": color,
+    }
+    overrides = dict(settings or {}) | {"seed": seed}
+    config, sets = own_images(
+        _named(images, labels, class_names),
+        public,
+        epsilon=epsilon,
+        description=described(None, facts, overrides),
+        overrides=overrides,
+        data_root=data_root,
+    )
+    run_pipeline(config, Path(folder), sets=sets, progress=progress, data_root=data_root)
+    return load(folder)
+
+
+def own_images(
+    sensitive: dict[str, np.ndarray] | str,
+    public: str | ImageSet,
+    *,
+    epsilon: float,
+    description: Description,
+    overrides: dict[str, Any],
+    evaluate_on: str | None = None,
+    data_root: Path | None = None,
+) -> tuple[RunConfig, ImageSets]:
+    """Defaults for these images with what the user set on top, and the sets, each read once."""
+    preparation = _preparation(sensitive, description, data_root=data_root)
+    load_source = partial(load_image_set, preparation=preparation, data_root=data_root)
+    if isinstance(sensitive, str):
+        mine = load_source(sensitive, "train", classes=description.classes)
+    else:
+        mine = image_set_of(
+            sensitive,
+            preparation=preparation,
+            source=IN_MEMORY,
+            classes=description.classes,
+        )
+    if isinstance(public, str):
+        theirs = load_source(public, "train", cache=may_cache(public))
+    else:
+        theirs = replace(public, images=preparation.prepare(public.images))
+    facts = {
+        "public_size": description.public_size or mine.public_size,
+        "classes": description.classes,
+        "image_size": preparation.image_size,
+        "color": preparation.color,
+    }
+    values = default_settings(
+        image_size=preparation.image_size,
+        num_labels=mine.num_classes,
+        num_public_classes=theirs.num_classes,
+        public_size=facts["public_size"],
+        epsilon=epsilon,
+    )
+    values["data"] = {
+        "sensitive": mine.source,
+        "public": public if isinstance(public, str) else IN_MEMORY,
+        "conditional": mine.num_classes > 1,
+        "evaluate_on": evaluate_on,
+        **facts,
+        "assumed": description.missing,
+    }
+    settled = {f"data.{fact}" for fact in facts}
+    config = load_config(values, {k: v for k, v in overrides.items() if k not in settled})
+    return config, load_image_sets(config, data_root=data_root, sensitive=mine, public=theirs)
+
+
+def _named(
+    images: np.ndarray | Tensor | ImageSet | str,
+    labels: np.ndarray | Tensor | None,
+    class_names: tuple[str, ...] | None,
+) -> dict[str, np.ndarray] | str:
+    """Arrays by the names that they would have in a file."""
+    if isinstance(images, str):
+        if labels is not None:
+            raise ConfigError(
+                f"labels are given beside {images}, which has its own; leave them out"
+            )
+        return images
+    if isinstance(images, ImageSet):
+        names = class_names or images.class_names
+        return _named(images.images, images.labels if labels is None else labels, names)
+    arrays = {"images": np.asarray(images)}
+    if labels is not None:
+        arrays["labels"] = np.asarray(labels)
+    return arrays
+
+
+def _preparation(
+    sensitive: dict[str, np.ndarray] | str, description: Description, *, data_root: Path | None
+) -> Preparation:
+    """Size and colour as declared; what is not is that of the images."""
+    size, color = description.image_size, description.color
+    if size is not None and color is not None:
+        return Preparation(image_size=size, color=color)
+    if isinstance(sensitive, str):
+        native = native_preparation(sensitive, data_root=data_root, classes=description.classes)
+    else:
+        shown = channels_first(sensitive["images"][:1], source=IN_MEMORY)
+        native = Preparation(min(shown.shape[2:]), "grey" if shown.shape[1] == 1 else "rgb")
+    size = rounded_size(native.image_size) if size is None else size
+    return Preparation(image_size=size, color=color or native.color)
+
+
+def rounded_size(pixels: int) -> int:
+    """The images' own size where the network can take it, at most 64."""
+    return max(8, min(64, pixels // 4 * 4))
