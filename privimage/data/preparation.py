@@ -2,7 +2,7 @@
 
 The same steps serve public and sensitive images; each image is prepared by itself, so nothing
 here mixes two records. Centre crop to the short edge, bilinear resize with antialiasing (the
-paper's preparation of CelebA, appendix B), then grey or RGB bytes.
+published preparation of CelebA), then grey or RGB bytes.
 """
 
 from dataclasses import dataclass

@@ -43,10 +43,11 @@ def add_gaussian(
 
     In float64, on the device of `values`.
 
-    Guarantee: for values that are whole multiples of `step` (anything else is refused) the result
-    is exactly the rounding to the grid of values + N(0, standard_deviation^2), whatever the values
-    are: its privacy is that of the Gaussian mechanism on real numbers, with the L2 sensitivity of
-    `values`. Exact means: given independent uniform words from `source`.
+    Guarantee:
+        For values that are whole multiples of `step` (anything else is refused) the result is
+        exactly the rounding to the grid of values + N(0, standard_deviation^2), whatever the values
+        are: its privacy is that of the Gaussian mechanism on real numbers, with the L2 sensitivity
+        of `values`. Exact means: given independent uniform words from `source`.
     """
     steps = values.double() / step  # exact: a power of two
     if not (torch.equal(steps, steps.round()) and bool((steps.abs() < EXACT_STEPS / 2).all())):

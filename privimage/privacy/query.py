@@ -97,10 +97,12 @@ def semantic_query(
     Every process of `world` calls it alike and counts its part of the images; the counts meet on
     the leader, whose ledger and source are used. The others get zeros.
 
-    Sensitivity sqrt(k), adjacency add/remove of one image, every image takes part (sampling rate
-    1); the released histogram is (epsilon, delta)-DP as the ledger accounts a Gaussian of
-    `noise_multiplier`. The noise's standard deviation is sqrt(k) times the multiplier in every
-    cell, empty ones included (docs/method.md, 2).
+    Guarantee:
+        One Gaussian mechanism of `noise_multiplier`, asked once, without sampling, under adding or
+        removing one image. An image changes k cells of the histogram by 1, whatever the network
+        says of it and of the others, so the L2 sensitivity is sqrt(k); the noise has standard
+        deviation sqrt(k) times the multiplier in every cell, empty ones included (docs/method.md,
+        2). The answer is charged before it is used.
     """
     check_selection_fits(sensitive.num_classes, num_public_classes, classes_per_image)
     if world.is_leader:

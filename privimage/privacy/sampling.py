@@ -13,5 +13,10 @@ from privimage.privacy.rng import RandomSource, bernoulli
 def poisson_sample(
     source: RandomSource, num_examples: int, *, rate: float
 ) -> Int64[Tensor, " drawn"]:
-    """Indices of the images drawn, ascending; each is in with probability `rate`. May be empty."""
+    """Indices of the images drawn, ascending. PRIVATE. May be empty.
+
+    Guarantee:
+        Each image is in by an independent coin of `rate`, rounded down to a multiple of 2^-53,
+        whoever else is there: the Poisson sampling that the accounting assumes.
+    """
     return bernoulli(source, num_examples, rate=rate).nonzero().squeeze(1)

@@ -196,7 +196,7 @@ def finetuned(world: World, rate: float, strategy: str) -> Values:
         raise AssertionError("a sum without noise is told to every process")
 
     module.poisson_sample, module.noisy_mean_gradient = noted_sample, noted_mean
-    world.sum_ = told_to_all
+    world.all_reduce_ = told_to_all
     try:
         finetune(
             model,

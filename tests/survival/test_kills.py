@@ -104,7 +104,8 @@ def test_the_demo_survives_thirty_kills(tmp_path):
     settings["performance"] |= {
         "num_threads": 1,
         "precision": "float32",
-        "strategy": "loop",
+        "strategy": "folded",  # five times as fast as the loop here
+        "micro_batch_size": 48,
         "compile": False,
     }
     check_survival(settings, tmp_path, num_kills=30, num_stages=4, seed=2)

@@ -1,8 +1,9 @@
 """CelebA (Liu et al. 2015) from its official files, read in place, as the paper's second set.
 
-Section 5, appendix B: the aligned images, centre crop to 178 pixels (their short edge), bilinear to
-32 or 64. The published partition: its train images, and its test images; the validation images are
-left out. One class, or two by the attribute Male. Published images, so a disk may keep them.
+As the published scripts do: the aligned images, centre crop to 178 pixels (their short edge),
+bilinear to 32 or 64. The published partition: its train images, and its test images; the validation
+images are left out. One class, or two by the attribute Male. Published images, so a disk may keep
+them.
 """
 
 import csv

@@ -1,6 +1,6 @@
 """ImageNet (ILSVRC 2012) from its official archives, read in place, as the paper's public set.
 
-Section 5 and the published scripts: centre crop to the short edge, bilinear to 32 or 64 pixels.
+As the published scripts do: centre crop to the short edge, bilinear to 32 or 64 pixels.
 Classes are numbered by their sorted WordNet ids, the usual 0 to 999. The labels of the validation
 images, which become the test split, come from the development kit. All public.
 """
