@@ -25,14 +25,18 @@ from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import made_up_examples
 
 # network; images of pre-training; expected batch and steps of fine-tuning (all with K = 8)
+COLOUR: dict[str, Any] = {"num_channels": 3}
+CELEBA: dict[str, Any] = COLOUR | {"num_classes": 0, "attention_resolutions": (8, 16)}
 SETTINGS = {
-    "CIFAR-10": (UNetConfig(32, 3, 10), 260e6, 16_666, 150),
-    "CelebA32": (UNetConfig(32, 3, 0, attention_resolutions=(8, 16)), 78e6, 18_085, 450),
+    "CIFAR-10": (UNetConfig(image_size=32, num_classes=10, **COLOUR), 260e6, 16_666, 150),
+    "CelebA32": (UNetConfig(image_size=32, **CELEBA), 78e6, 18_085, 450),
     "CelebA64": (
-        UNetConfig(64, 3, 0, channel_multipliers=(1, 1, 2, 2), attention_resolutions=(8, 16)),
-        78e6, 8_138, 1000,
+        UNetConfig(image_size=64, channel_multipliers=(1, 1, 2, 2), **CELEBA),
+        78e6,
+        8_138,
+        1000,
     ),
-}  # fmt: skip
+}
 NUM_SAMPLES, SAMPLING_STEPS, COPIES = 50_000, 50, 8
 
 

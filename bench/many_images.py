@@ -45,7 +45,19 @@ def main() -> None:
 def run_variant(num: int) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    denoiser = Denoiser(UNet(UNetConfig(32, 3, 10, 8, (1, 1, 1), 1, ())))
+    denoiser = Denoiser(
+        UNet(
+            UNetConfig(
+                image_size=32,
+                num_channels=3,
+                num_classes=10,
+                base_channels=8,
+                channel_multipliers=(1, 1, 1),
+                blocks_per_level=1,
+                attention_resolutions=(),
+            )
+        )
+    )
     how: dict[str, Any] = {
         "num_classes": 10, "sampler": "ddim", "num_steps": 1, "batch_size": 500, "device": CPU,
     }  # fmt: skip

@@ -12,7 +12,13 @@ Examples = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 def paper_network(size: int, device: torch.device) -> Denoiser:
     """cifar10_32 s: 1,754,499 parameters at 32 pixels, moved off its initial zeros."""
     torch.manual_seed(0)
-    denoiser = Denoiser(UNet(UNetConfig(size, 3, 10, attention_resolutions=(size // 2,))))
+    denoiser = Denoiser(
+        UNet(
+            UNetConfig(
+                image_size=size, num_channels=3, num_classes=10, attention_resolutions=(size // 2,)
+            )
+        )
+    )
     for parameter in denoiser.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     return denoiser.to(device)

@@ -26,7 +26,7 @@ from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
-from privimage.settings.config import FinetuneConfig, PrivacyConfig
+from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import finetune
 
 NUM_IMAGES, RATE, COPIES = 48, 0.5, 8
@@ -83,7 +83,7 @@ def run_steps(num_steps: int, *, num_workers: int) -> None:
             denoiser,
             images,
             FinetuneConfig(learning_rate=3e-4, noise_multiplicity=COPIES),
-            PrivacyConfig(1e9, 1e-3, 1.0, RATE, num_steps, clip_norm=1e-3),
+            clip_norm=1e-3,
             ledger=ledger,
             source=source,
             seed=0,

@@ -130,7 +130,13 @@ def dp_sgd_step(
 ) -> Callable[[], None]:
     """The step of `finetune`, with B images whatever the coins say; notes the sampling's time."""
     torch.manual_seed(0)
-    network = UNetConfig(setting["size"], 3, 10, base_channels=8, attention_resolutions=())
+    network = UNetConfig(
+        image_size=setting["size"],
+        num_channels=3,
+        num_classes=10,
+        base_channels=8,
+        attention_resolutions=(),
+    )
     denoiser = Denoiser(UNet(network)).train()
     config = FinetuneConfig(learning_rate=3e-4, noise_multiplicity=setting["K"])
     engine = Engine(strategy, micro_batch_size=setting["B"])

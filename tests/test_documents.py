@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
 FOLDERS = ("privimage", "artifact", "bench", "tests")
-SOURCES = [ROOT / "example.py", *(path for f in FOLDERS for path in (ROOT / f).rglob("*.py"))]
+SOURCES = [*ROOT.glob("example*.py"), *(path for f in FOLDERS for path in (ROOT / f).rglob("*.py"))]
 NAMES = {path.name for path in SOURCES}
 
 

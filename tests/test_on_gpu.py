@@ -23,7 +23,9 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def denoiser(device: torch.device) -> Denoiser:
     torch.manual_seed(0)
-    network = Denoiser(UNet(UNetConfig(16, 3, 10, attention_resolutions=(8,))))
+    network = Denoiser(
+        UNet(UNetConfig(image_size=16, num_channels=3, num_classes=10, attention_resolutions=(8,)))
+    )
     for parameter in network.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     return network.to(device)

@@ -235,7 +235,9 @@ def dp_step_rate(path: Path) -> float:
     document = json.loads(path.read_text())
     settings, figures = document["settings"], document["figures"]
     size = settings["size"]
-    network = UNetConfig(size, 3, 10, attention_resolutions=(size // 2,))  # bench/paper_network.py
+    network = UNetConfig(
+        image_size=size, num_channels=3, num_classes=10, attention_resolutions=(size // 2,)
+    )  # bench/paper_network.py
     work = TRAINING * _unet_flops(network) * settings["images"] * settings["copies"]
     times = [
         median(time for row in figures[f"{engine}, bfloat16"] for time in row["seconds"])

@@ -19,7 +19,7 @@ from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
-from privimage.settings.config import FinetuneConfig, PrivacyConfig
+from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import finetune
 
 IMAGE_SIZE = 4
@@ -118,7 +118,7 @@ def observed_steps(
         denoiser,
         images,
         config,
-        plan_of(mechanism),
+        clip_norm=CLIP_NORM,
         ledger=ledger_of({DP_SGD: mechanism}, source),
         source=source,
         seed=seed,
@@ -136,18 +136,6 @@ def keeping(released: list[Released]) -> Callable[[int, Released], None]:
         released.append({name: value.clone() for name, value in gradient.items()})
 
     return keep
-
-
-def plan_of(mechanism: Mechanism) -> PrivacyConfig:
-    """Settings for `finetune`, which takes its clip norm from here, and its noise from a ledger."""
-    return PrivacyConfig(
-        epsilon=1e12,
-        delta=1e-5,
-        query_noise_multiplier=1.0,
-        sampling_rate=mechanism.sampling_rate,
-        num_steps=mechanism.count,
-        clip_norm=CLIP_NORM,
-    )
 
 
 def ledger_of(mechanisms: dict[str, Mechanism], source: RandomSource) -> PrivacyLedger:

@@ -23,13 +23,14 @@ from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
 from privimage.machine.processes import ALONE, World
 from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.settings.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 ClassifierKind = Literal["logistic_regression", "mlp", "cnn"]
 CLASSIFIER_KINDS: tuple[ClassifierKind, ...] = ("logistic_regression", "mlp", "cnn")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UtilityConfig:
     """How the classifiers are trained; the defaults are the paper's for 32 pixels."""
 
@@ -108,17 +109,19 @@ def train_cnn(
             image_size=images.shape[2],
             width=config.cnn_width,
         )
-    train_query_network(
-        network,
-        images,
-        labels,
+    training = TrainingConfig(
         epochs=config.cnn_epochs,
         batch_size=config.cnn_batch_size,
         learning_rate=config.cnn_learning_rate,
         momentum=config.cnn_momentum,
         weight_decay=config.cnn_weight_decay,
         horizontal_flip=config.horizontal_flip,
-        augment_shift=0,
+    )
+    train_query_network(
+        network,
+        images,
+        labels,
+        training,
         seed=config.seed,
         device=config.device,
         checkpoint=checkpoint,

@@ -19,6 +19,7 @@ from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
 from privimage.machine.processes import ALONE, World
 from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.settings.config import QueryNetworkConfig, TrainingConfig
 
 
 class QueryNetwork(nn.Module):
@@ -72,14 +73,8 @@ def train_query_network(
     network: nn.Module,
     images: UInt8[Tensor, "num channel height width"],
     labels: Int[Tensor, " num"],
+    config: QueryNetworkConfig | TrainingConfig,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    horizontal_flip: bool,
-    augment_shift: int,
     seed: int,
     device: torch.device,
     on_step: Callable[[int, int, float], None] | None = None,
@@ -99,10 +94,15 @@ def train_query_network(
     world.barrier()
     world.broadcast_(list(network.state_dict().values()))
     optimizer = torch.optim.SGD(
-        network.parameters(), lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
     )
     generator, step = torch.Generator().manual_seed(seed), 0
+    batch_size = config.batch_size
     per_epoch = max(1, len(images) // batch_size)
+    num_steps = config.epochs * per_epoch
     order = torch.empty(0, dtype=torch.int64)
     if (state := world.broadcast(checkpoint.load())) is not None:
         network.load_state_dict(state["network"])
@@ -110,14 +110,15 @@ def train_query_network(
         generator.set_state(state["generator"])
         order, step = state["order"], state["step"]
 
-    while step < epochs * per_epoch:
+    while step < num_steps:
         epoch, position = divmod(step, per_epoch)
         if position == 0:
             order = torch.randperm(len(images), generator=generator)
         indices = order[position * batch_size : (position + 1) * batch_size]
-        optimizer.param_groups[0]["lr"] = cosine_learning_rate(learning_rate, epoch, epochs)
-        batch = shift_randomly(images[indices], augment_shift, generator=generator)
-        batch = flip_randomly(batch, generator=generator) if horizontal_flip else batch
+        rate = cosine_learning_rate(config.learning_rate, epoch, config.epochs)
+        optimizer.param_groups[0]["lr"] = rate
+        batch = shift_randomly(images[indices], config.augment_shift, generator=generator)
+        batch = flip_randomly(batch, generator=generator) if config.horizontal_flip else batch
         mine = world.rows(len(batch))
         part, of_part = batch[mine].to(device), labels[indices[mine]].to(device)
         loss = _loss(network, part, of_part) * (len(part) / len(batch))
@@ -133,7 +134,7 @@ def train_query_network(
             progress = {"generator": generator.get_state(), "order": order, "step": step}
             checkpoint.save(state | progress)
         if on_step is not None:
-            on_step(step, epochs * per_epoch, loss.item())
+            on_step(step, num_steps, loss.item())
         if world.broadcast_flag(should_stop()):
             break
     network.eval()

@@ -22,7 +22,7 @@ Resample = Literal["down", "up", None]  # halve the resolution, double it, keep 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """Size of the network; `num_classes` 0 makes it unconditional."""
 

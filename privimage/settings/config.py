@@ -23,7 +23,7 @@ MAX_LEVELS = 8  # 512 pixels are halved to 4
 FACTS = ("public_size", "classes", "image_size", "color")  # used of the sensitive set as public
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which images: sources as `privimage.data.sources` names them, and how they are prepared.
 
@@ -57,7 +57,7 @@ class DataConfig:
                 yield "classes are none and conditional is true; set conditional to false"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
     """The whole promise: (epsilon, delta) for query and DP-SGD together, unit one image,
     add/remove.
@@ -87,7 +87,7 @@ class PrivacyConfig:
             yield f"clip_norm is {self.clip_norm:g}; give a number above 0"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class QueryNetworkConfig:
     """The public classifier that asks the query (paper: a ResNet-50 for 32 pixels)."""
 
@@ -117,7 +117,20 @@ class QueryNetworkConfig:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a classifier is trained that has no section of its own."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    horizontal_flip: bool = True
+    augment_shift: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
     """Which public classes are kept. `masking` is the published rule, `matching` is order-free."""
 
@@ -129,7 +142,7 @@ class SelectionConfig:
         yield from _at_least_one(self, "classes_per_label")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """The U-Net (docs/method.md, 3); image size, colours and labels follow from the data."""
 
@@ -150,7 +163,7 @@ class NetworkConfig:
         yield from _probability(self, "dropout")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Ordinary training on the public subset; length is counted in images seen."""
 
@@ -167,7 +180,7 @@ class PretrainConfig:
         yield from _probability(self, "ema_rate", "label_dropout")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """What DP-SGD does beside its privacy settings (docs/method.md, 6)."""
 
@@ -183,7 +196,7 @@ class FinetuneConfig:
         yield from _probability(self, "ema_rate", "label_dropout")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """How many images are drawn from the finished model, and how (docs/method.md, 7)."""
 
@@ -196,7 +209,7 @@ class SamplingConfig:
         yield from _at_least_one(self, "num_images", "num_steps", "batch_size")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """Classifiers trained on synthetic images; the Frechet distance (docs/method.md, 8 and 9)."""
 
@@ -215,7 +228,7 @@ class EvaluationConfig:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PerformanceConfig:
     """Speed only. No setting here can change the ledger."""
 
@@ -239,7 +252,7 @@ class PerformanceConfig:
             yield f"num_threads is {self.num_threads}; 0 means all cores"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """All settings of one run of the method; `seed` serves the public stages only."""
 

@@ -17,7 +17,7 @@ from privimage.settings.config import FACTS, DataConfig
 from privimage.settings.strict import build
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """The declared facts by the names of their settings; None where there is no declaration."""
 
@@ -29,7 +29,13 @@ class Description:
     def problems(self) -> Iterator[str]:
         size = 8 if self.image_size is None else self.image_size
         yield from DataConfig(
-            "", "", size, "grey", False, public_size=self.public_size, classes=self.classes
+            sensitive="",
+            public="",
+            image_size=size,
+            color="grey",
+            conditional=False,
+            public_size=self.public_size,
+            classes=self.classes,
         ).problems()
 
     @property

@@ -95,7 +95,7 @@ def finetune_model(run: Run) -> list[str]:
         denoiser,
         run.sets.sensitive,
         run.config.finetune,
-        run.config.privacy,
+        clip_norm=run.config.privacy.clip_norm,
         ledger=run.ledger,
         source=run.source,
         seed=run.config.seed,

@@ -32,7 +32,7 @@ from privimage.privacy.rng import RandomSource
 from privimage.privacy.sampling import poisson_sample
 from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
 from privimage.run_folder.runlog import Observer, Progress, RunLog, Stop, never, silent, unobserved
-from privimage.settings.config import FinetuneConfig, PrivacyConfig
+from privimage.settings.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
 EXAMPLES_AT_ONCE = 256  # about: bounds the memory
@@ -49,8 +49,8 @@ def finetune(
     denoiser: Denoiser,
     sensitive: ImageSet,
     config: FinetuneConfig,
-    plan: PrivacyConfig,
     *,
+    clip_norm: float,
     ledger: PrivacyLedger,
     source: RandomSource,
     seed: int,
@@ -96,7 +96,7 @@ def finetune(
     denoiser.eval()  # no dropout: the masks of the other images would tell who is there
     sensitive = replace(sensitive, images=resident(sensitive.images, device))
     clipped_sum_of = ClippedGradientSum(
-        denoising_loss, denoiser, clip_norm=plan.clip_norm, engine=engine
+        denoising_loss, denoiser, clip_norm=clip_norm, engine=engine
     )
     made_up = made_up_examples(denoiser, config, clipped_sum_of.images_at_once)
     clipped_sum_of.check_independence(made_up)  # before it sees a real image
@@ -132,7 +132,7 @@ def finetune(
             gradient = noisy_mean_gradient(
                 total,
                 source=source.stream(f"{DP_SGD} noise", step),
-                clip_norm=plan.clip_norm,
+                clip_norm=clip_norm,
                 noise_multiplier=mechanism.noise_multiplier,
                 expected_batch_size=expected_batch_size,
             )

@@ -1,5 +1,6 @@
 """The query network: its size, its augmentation and that it learns."""
 
+import dataclasses
 import math
 from typing import Literal
 
@@ -17,6 +18,7 @@ from privimage.classifiers.query_network import (
 )
 from privimage.errors import ConfigError
 from privimage.run_folder.checkpoint import Checkpoint
+from privimage.settings.config import TrainingConfig
 
 CPU = torch.device("cpu")
 
@@ -38,19 +40,14 @@ def textures(num: int) -> tuple[Tensor, Tensor]:
     return ((patterns % 2)[labels] * 180 + noise)[:, None].to(torch.uint8), labels
 
 
+TRAINING = {field.name for field in dataclasses.fields(TrainingConfig)}
+
+
 def train(network: nn.Module, images: Tensor, labels: Tensor, **changes) -> None:
-    settings = {
-        "epochs": 3,
-        "batch_size": 32,
-        "learning_rate": 0.05,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "horizontal_flip": False,
-        "augment_shift": 0,
-        "seed": 0,
-        "device": CPU,
-    }
-    train_query_network(network, images, labels, **(settings | changes))
+    settings = {"epochs": 3, "batch_size": 32, "learning_rate": 0.05, "horizontal_flip": False}
+    settings |= {name: changes.pop(name) for name in TRAINING & changes.keys()}
+    options = {"seed": 0, "device": CPU} | changes
+    train_query_network(network, images, labels, TrainingConfig(**settings), **options)
 
 
 def test_the_papers_network_has_the_published_number_of_parameters():

@@ -243,7 +243,7 @@ cached_layers() { # independent of the builder: all layers but those of the sour
 
 copy_of_source() {
   mkdir "$1"
-  cp -R .dockerignore Dockerfile LICENSE README.md artifact bench claims deploy docs example.py \
+  cp -R .dockerignore Dockerfile LICENSE README.md artifact bench claims deploy docs example.py example_in_memory.py \
     expected_results privimage pyproject.toml requirements.txt "$1"
 }
 

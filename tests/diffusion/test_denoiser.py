@@ -15,7 +15,19 @@ LEVELS = torch.tensor([0.002, 0.1, SIGMA_DATA, 3.0, 80.0], dtype=torch.float64)
 
 def small_denoiser(num_classes: int = 0) -> Denoiser:
     torch.manual_seed(0)
-    return Denoiser(UNet(UNetConfig(4, 1, num_classes, 8, (1,), 1, ())))
+    return Denoiser(
+        UNet(
+            UNetConfig(
+                image_size=4,
+                num_channels=1,
+                num_classes=num_classes,
+                base_channels=8,
+                channel_multipliers=(1,),
+                blocks_per_level=1,
+                attention_resolutions=(),
+            )
+        )
+    )
 
 
 def test_the_coefficients_at_the_datas_own_level():

@@ -17,7 +17,20 @@ CPU = torch.device("cpu")
 
 def small_denoiser(num_classes: int = 3, *, num_channels: int = 1) -> Denoiser:
     torch.manual_seed(0)
-    return Denoiser(UNet(UNetConfig(4, num_channels, num_classes, 8, (1,), 1, (), dropout=0.5)))
+    return Denoiser(
+        UNet(
+            UNetConfig(
+                image_size=4,
+                num_channels=num_channels,
+                num_classes=num_classes,
+                base_channels=8,
+                channel_multipliers=(1,),
+                blocks_per_level=1,
+                attention_resolutions=(),
+                dropout=0.5,
+            )
+        )
+    )
 
 
 SETTINGS: dict[str, Any] = {

@@ -31,7 +31,19 @@ def noisy_batch(num: int, copies: int, *, dtype=torch.float32):
 
 def small_denoiser() -> Denoiser:
     torch.manual_seed(0)
-    denoiser = Denoiser(UNet(UNetConfig(4, 2, 2, 8, (1, 2), 1, (2,)))).double()
+    denoiser = Denoiser(
+        UNet(
+            UNetConfig(
+                image_size=4,
+                num_channels=2,
+                num_classes=2,
+                base_channels=8,
+                channel_multipliers=(1, 2),
+                blocks_per_level=1,
+                attention_resolutions=(2,),
+            )
+        )
+    ).double()
     for parameter in denoiser.parameters():
         if parameter.dim() > 1:
             torch.nn.init.xavier_uniform_(parameter)
@@ -74,7 +86,19 @@ def test_the_initial_loss_has_its_closed_form(level):
 def test_the_expected_initial_loss_is_one_for_data_of_deviation_sigma_data():
     # the closed form above with m = sigma_data^2 is 1 at every noise level
     torch.manual_seed(0)
-    denoiser = Denoiser(UNet(UNetConfig(8, 1, 0, 8, (1,), 1, ())))
+    denoiser = Denoiser(
+        UNet(
+            UNetConfig(
+                image_size=8,
+                num_channels=1,
+                num_classes=0,
+                base_channels=8,
+                channel_multipliers=(1,),
+                blocks_per_level=1,
+                attention_resolutions=(),
+            )
+        )
+    )
     images = torch.rand(400, 1, 8, 8, generator=generator()) * 2 - 1
     sigma = sample_noise_levels(400, generator=generator())[:, None]
     noise = torch.randn(400, 1, 1, 8, 8, generator=generator(1))

@@ -71,7 +71,17 @@ def modules_of(unet: UNet, kind: type[M]) -> list[M]:
 def published(name: str) -> UNet:
     size, num_classes, base, multipliers, attention, _ = PUBLISHED[name]
     with torch.device("meta"):
-        return UNet(UNetConfig(size, 3, num_classes, base, multipliers, 2, attention))
+        return UNet(
+            UNetConfig(
+                image_size=size,
+                num_channels=3,
+                num_classes=num_classes,
+                base_channels=base,
+                channel_multipliers=multipliers,
+                blocks_per_level=2,
+                attention_resolutions=attention,
+            )
+        )
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -29,7 +29,7 @@ from privimage.settings.config import (
     EvaluationConfig,
     FinetuneConfig,
     PretrainConfig,
-    PrivacyConfig,
+    TrainingConfig,
     load_config,
 )
 from privimage.stages.pipeline import follow_pipeline, run_pipeline
@@ -43,7 +43,19 @@ Values = dict[str, Any]
 
 def denoiser() -> Denoiser:
     torch.manual_seed(0)
-    network = Denoiser(UNet(UNetConfig(4, 1, 3, 8, (1, 2), 1, (2,))))
+    network = Denoiser(
+        UNet(
+            UNetConfig(
+                image_size=4,
+                num_channels=1,
+                num_classes=3,
+                base_channels=8,
+                channel_multipliers=(1, 2),
+                blocks_per_level=1,
+                attention_resolutions=(2,),
+            )
+        )
+    )
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     return network
@@ -134,13 +146,7 @@ def classifier(world: World) -> Values:
         trained,
         everyone.images,
         everyone.labels,
-        epochs=2,
-        batch_size=10,
-        learning_rate=0.01,
-        momentum=0.9,
-        weight_decay=5e-4,
-        horizontal_flip=True,
-        augment_shift=1,
+        TrainingConfig(epochs=2, batch_size=10, learning_rate=0.01, augment_shift=1),
         seed=0,
         device=CPU,
         on_step=lambda step, total, loss: losses.append(loss),
@@ -179,7 +185,6 @@ def finetuned(world: World, rate: float, strategy: str) -> Values:
     source = insecure_source(0, insecure_for_reproduction=True)
     book, model = ledger(source), denoiser()
     book.reserve(DP_SGD, Mechanism(0.5, rate, 3))
-    plan = PrivacyConfig(1e9, 1e-3, 1.0, sampling_rate=rate, num_steps=3, clip_norm=0.01)
     drawn: list[torch.Tensor] = []
     sums: list[np.ndarray] = []
     sample, noisy_mean = module.poisson_sample, module.noisy_mean_gradient
@@ -202,7 +207,7 @@ def finetuned(world: World, rate: float, strategy: str) -> Values:
             model,
             images(),
             FinetuneConfig(learning_rate=1e-3, noise_multiplicity=2),
-            plan,
+            clip_norm=0.01,
             ledger=book,
             source=source,
             seed=0,

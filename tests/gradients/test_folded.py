@@ -23,7 +23,15 @@ SHAPES = [(images, copies) for images, copies in itertools.product((1, 3, 8), (1
 def denoiser_in_float64(num_classes: int) -> Denoiser:
     """All layer kinds of the paper's network, attention at two resolutions, and none at zero."""
     torch.manual_seed(0)
-    config = UNetConfig(8, 3, num_classes, 8, (1, 2), 1, (4, 8))
+    config = UNetConfig(
+        image_size=8,
+        num_channels=3,
+        num_classes=num_classes,
+        base_channels=8,
+        channel_multipliers=(1, 2),
+        blocks_per_level=1,
+        attention_resolutions=(4, 8),
+    )
     denoiser = Denoiser(UNet(config)).double()
     for parameter in denoiser.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))

@@ -14,7 +14,7 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source, secure_source
 from privimage.run_folder.checkpoint import Checkpoint
-from privimage.settings.config import FinetuneConfig, PrivacyConfig
+from privimage.settings.config import FinetuneConfig
 from privimage.training import finetune as module
 from privimage.training.finetune import finetune
 
@@ -26,15 +26,7 @@ class Interrupted(Exception):
     pass
 
 
-def plan(rate=0.5):
-    return PrivacyConfig(
-        epsilon=50,
-        delta=1e-3,
-        query_noise_multiplier=10,
-        sampling_rate=rate,
-        num_steps=STEPS,
-        clip_norm=0.01,
-    )
+CLIP_NORM = 0.01
 
 
 def ledger(source, rate=0.5, path=None):
@@ -63,7 +55,7 @@ def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **setti
         denoiser,
         images,
         CONFIG,
-        plan(rate),
+        clip_norm=CLIP_NORM,
         ledger=book,
         source=source,
         seed=0,

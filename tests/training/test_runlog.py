@@ -10,18 +10,9 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
 from privimage.run_folder.runlog import MAX_LINES, RunLog
-from privimage.settings.config import FinetuneConfig, PretrainConfig, PrivacyConfig
+from privimage.settings.config import FinetuneConfig, PretrainConfig
 from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
-
-PLAN = PrivacyConfig(
-    epsilon=50,
-    delta=1e-3,
-    query_noise_multiplier=10,
-    sampling_rate=0.5,
-    num_steps=6,
-    clip_norm=0.01,
-)
 
 
 def finetuned(denoiser, images, stats):
@@ -29,9 +20,10 @@ def finetuned(denoiser, images, stats):
     book = PrivacyLedger.load_or_create(
         None, epsilon=50, delta=1e-3, accountant="rdp", data_id="test", random_source=source
     )
-    book.reserve(DP_SGD, Mechanism(1.0, PLAN.sampling_rate, PLAN.num_steps))
+    book.reserve(DP_SGD, Mechanism(1.0, 0.5, 6))
     config = FinetuneConfig(learning_rate=1e-2, noise_multiplicity=2)
-    finetune(denoiser, images, config, PLAN, ledger=book, source=source, seed=0, stats=stats)
+    given = {"clip_norm": 0.01, "ledger": book, "source": source, "seed": 0}
+    finetune(denoiser, images, config, **given, stats=stats)
 
 
 def pretrained(denoiser, images, stats):
