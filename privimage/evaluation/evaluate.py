@@ -102,8 +102,10 @@ def evaluate(
 def _extractors(
     network: QueryNetwork, inception_weights: Path | None, *, device: torch.device
 ) -> list[Extractor]:
-    inception = inception_extractor(inception_weights, device=device)
-    return [query_network_extractor(network, device=device), *([inception] if inception else [])]
+    extractors = [query_network_extractor(network, device=device)]
+    if inception_weights is not None:
+        extractors.append(inception_extractor(inception_weights, device=device))
+    return extractors
 
 
 def frechet_to_real(

@@ -23,7 +23,6 @@ from torchvision.models.inception import Inception3
 
 from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.image_set import to_model_range
-from privimage.data.places import default_data_root, find_inception
 from privimage.data.public.pinned_files import INCEPTION
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.evaluation.frechet import FeatureStatistics
@@ -58,19 +57,12 @@ def query_network_extractor(network: QueryNetwork, *, device: torch.device) -> E
 
 
 def inception_extractor(
-    weights: Path | None,
-    *,
-    device: torch.device,
-    sha256: str = INCEPTION.digest,
-) -> Extractor | None:
-    """The FID features, from `weights` or the usual places; None when no place has them.
-
-    A named file that is missing, or any file with other content, is an error and never passed over.
+    weights: Path, *, device: torch.device, sha256: str = INCEPTION.digest
+) -> Extractor:
+    """The FID features. A file that is missing or has other content is an error, never passed
+    over.
     """
-    path = weights or find_inception(default_data_root())
-    if path is None:
-        return None
-    network = _load_inception(path, sha256).to(device).eval()
+    network = _load_inception(weights, sha256).to(device).eval()
 
     def features_of(x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1)  # grey becomes three equal channels

@@ -70,6 +70,7 @@ class Run:
     donor: Donor | None = None  # where the first stages are taken from
     world: World = ALONE  # only the leader reads and writes the folders
     on_release: Observer = unobserved  # of the steps of DP-SGD
+    inception_weights: Path | None = None  # without them FID is not measured
 
     @property
     def device(self) -> torch.device:

@@ -67,13 +67,20 @@ def generate(run: Run) -> list[str]:
 
 
 def evaluate_inputs(run: Run) -> dict[str, Any]:
-    return {
+    """FID is measured once its weights are there, also of a run that was evaluated without; it is
+    not lost when they go.
+    """
+    inputs = {
         "images": manifest.results(run.folder, "generate"),
         "query_network": manifest.results(run.shared, "query_network"),
         "evaluation": plain(run.config.evaluation),
         "real_test": run.real_test_id,
         "seed": run.config.seed,
     }
+    with_fid = inputs | {"fid": True}
+    before = (manifest.read(run.folder, "evaluate") or {}).get("inputs")
+    is_wanted = run.real_test_id is not None and run.inception_weights is not None
+    return with_fid if is_wanted or before == with_fid else inputs
 
 
 def evaluate_images(run: Run) -> list[str]:
@@ -90,6 +97,7 @@ def evaluate_images(run: Run) -> list[str]:
             with_classifiers=run.config.data.conditional,
             seed=run.config.seed,
             device=run.device,
+            inception_weights=run.inception_weights,
             on_progress=partial(run.progress, "evaluate"),
             new_checkpoint=partial(run.checkpoint, of="evaluate"),
             world=run.world,

@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from privimage.data.image_set import ImageSet
+from privimage.data.places import default_data_root, find_inception
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.errors import ConfigError, DataInvalidError, DataMissingError
@@ -102,6 +103,7 @@ def run_pipeline(
             donor,
             world,
             on_release,
+            find_inception(data_root or default_data_root()),
         )
         measured = {stage.name: run_stage(run, stage) for stage in STAGES}
         record = make_record(run, measured)
@@ -158,7 +160,19 @@ def follow_pipeline(
     sets = sets or load_image_sets(config, data_root=data_root)
     ledger = introduce(world, sets, None)
     source = random_source(config)
-    run = Run(config, sets, folder, folder, ledger, source, silent, None, world=world)
+    weights = find_inception(data_root or default_data_root())
+    run = Run(
+        config,
+        sets,
+        folder,
+        folder,
+        ledger,
+        source,
+        silent,
+        None,
+        world=world,
+        inception_weights=weights,
+    )
     for stage in STAGES:
         world.barrier()
         if world.broadcast_flag(False):

@@ -10,6 +10,8 @@ import torch
 import yaml
 
 from privimage.errors import BudgetError, ConfigError, RunFolderError
+from privimage.evaluation import evaluate as evaluate_module
+from privimage.evaluation.features import Extractor
 from privimage.privacy.accounting import compute_epsilon
 from privimage.release.image_files import load_images
 from privimage.run_folder.budget import privacy_plan
@@ -310,3 +312,28 @@ def test_the_record_says_which_public_images_and_which_precision_it_rests_on(
     assert record["data"]["public_sha256"] == public.fingerprint()
     assert record["environment"]["precision"] == "float32"
     assert {"numpy", "pillow", "torch"} <= record["environment"].keys()
+
+
+def test_fid_appears_once_its_weights_are_there_and_stays_when_they_go(
+    toy_settings, tmp_path, shared, monkeypatch
+):
+    def pixels(weights, *, device):
+        assert weights == tmp_path / "data" / "weights"
+        return Extractor("inception", 4, device, lambda x: x.flatten(1)[:, :4])
+
+    def record(*, found):
+        weights = tmp_path / "data" / "weights" if found else None
+        monkeypatch.setattr(
+            pipeline, "find_inception", lambda root: weights if root == tmp_path / "data" else None
+        )
+        return run_pipeline(
+            load_config(toy_settings), tmp_path / "run", shared=shared, data_root=tmp_path / "data"
+        )
+
+    monkeypatch.setattr(evaluate_module, "inception_extractor", pixels)
+    without = record(found=False)
+    assert "fid" not in without["metrics"]
+    with_fid = record(found=True)
+    assert with_fid["metrics"]["fid"] > 0
+    assert with_fid["privacy"] == without["privacy"]
+    assert record(found=False)["metrics"] == with_fid["metrics"]
