@@ -106,6 +106,7 @@ def test_a_fault_must_be_caught_by_all_that_were_asked_and_the_intact_code_by_no
     assert Row(mutant, test, claim, 1.0).is_as_it_must_be is is_right
 
 
+@pytest.mark.slow
 def test_a_fault_is_seen_by_a_test_in_its_copy_and_the_code_itself_stays_as_it_is(tmp_path):
     before = (ROOT / "privimage/errors.py").read_text()
     with copy_with(FAULT) as copy:

@@ -12,16 +12,21 @@ from tests.survival.test_kills import check_record, hashes
 PRIVIMAGE = Path(__file__).parents[2] / "privimage"
 
 
+SEEDED = {"insecure_for_reproduction": True, "num_steps": 6}
+
+
 @pytest.fixture
 def settings(toy_settings):
-    toy_settings["privacy"] |= {"insecure_for_reproduction": True, "num_steps": 6}
+    toy_settings["privacy"] |= SEEDED
     return toy_settings
 
 
-@pytest.fixture
-def whole(settings, tmp_path):
-    assert run_until(settings, tmp_path / "whole").finished
-    return hashes(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(toy_mapping, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    seeded = toy_mapping | {"privacy": toy_mapping["privacy"] | SEEDED}
+    assert run_until(seeded, folder).finished
+    return hashes(folder)
 
 
 @pytest.mark.parametrize("since", ["", "pretrain", "finetune", "evaluate"])

@@ -90,6 +90,7 @@ def check_survival(settings, folder, *, num_kills, num_stages, seed):
     assert max(1, steps - 2 * stages["finetune"] - 2) <= taken <= steps
 
 
+@pytest.mark.slow
 def test_a_toy_run_survives_five_kills(toy_settings, tmp_path):
     more = {"privacy": toy_settings["privacy"] | {"num_steps": 40}}
     check_survival(toy_settings | more, tmp_path, num_kills=5, num_stages=2, seed=1)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from artifact.claims.registry import claims_root, find_claim, load_claims
+from artifact.claims.registry import claims_root, load_claims
 from artifact.report.pages import experiments_of, main, render
 
 CLAIMS = load_claims(claims_root())
@@ -41,7 +41,7 @@ def test_every_command_line_on_the_pages_names_a_claim_and_setting_that_exist():
     lines = re.findall(r"run (\w+) --setting (\w+)", "".join(PAGES.values()))
     assert len(lines) >= 4 * len(EXPERIMENTS)
     for claim, setting in lines:
-        find_claim(claim, claims_root()).setting(setting)
+        CLAIMS[claim].setting(setting)
 
 
 def test_every_time_on_the_pages_says_whether_it_was_measured():
