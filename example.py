@@ -1,6 +1,6 @@
 """PrivImage in one file: handwritten digits are the private images, rendered glyphs are public.
 
-Two minutes on two cores. Leaves all that the run released in runs/example, and says how accurate
+About a minute on two cores. Leaves all that the run released in runs/example, and says how accurate
 a classifier is on real digits that has seen synthetic ones only. Repeat it: it continues.
 """
 

@@ -24,7 +24,7 @@ def test_the_example_makes_digits_that_teach_a_classifier(tmp_path):
     said = said_by("example.py", tmp_path)
     accuracy = re.search(r"on real digits ([\d.]+)%", said)
     assert accuracy
-    assert float(accuracy[1]) > 40  # about 75; by chance 10
+    assert float(accuracy[1]) > 40  # about 65; by chance 10
     assert (tmp_path / "runs" / "example" / "privacy_statement.md").is_file()
 
 
