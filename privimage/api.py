@@ -34,6 +34,7 @@ from privimage.settings.description import Description, described
 from privimage.stages.pipeline import load_image_sets, may_cache, run_pipeline
 
 IN_MEMORY = "memory"  # the name of images that come from no file
+Sensitive = dict[str, np.ndarray] | ImageSet | str  # arrays by name, a set, or a source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +96,11 @@ def synthesize(
 ) -> SyntheticImages:
     """Synthetic images with (epsilon, delta)-differential privacy for each private image.
 
-    `images` are uint8, (number, height, width) or with channels last or first, or a source such as
-    `folder:/data/mine`; `public` is a labelled set or the name of one, such as `glyphs`. The run
-    lives in `folder`: the same call continues a run that stopped, at no new cost. `settings` are
-    overrides with dotted names, as {"privacy.num_steps": 100}. Raises a UserError, before any
-    work, for what can be put right.
+    `images` are uint8, (number, height, width) or with channels last or first; or an `ImageSet`
+    with labels, names and public size; or a source such as `folder:/data/mine`. `public` is a
+    labelled set or the name of one, such as `glyphs`. The run lives in `folder`: the same call
+    continues a run that stopped, at no new cost. `settings` are overrides with dotted names, as
+    {"privacy.num_steps": 100}. Raises a UserError, before any work, for what can be put right.
 
     Guarantee:
         What is released is (epsilon, delta)-differentially private under adding or removing one
@@ -115,7 +116,7 @@ def synthesize(
     }
     overrides = dict(settings or {}) | {"seed": seed}
     config, sets = own_images(
-        _named(images, labels, class_names),
+        _set_or_arrays(images, labels),
         public,
         epsilon=epsilon,
         description=described(None, facts, overrides),
@@ -127,8 +128,8 @@ def synthesize(
 
 
 def own_images(
-    sensitive: dict[str, np.ndarray] | str,
-    public: str | ImageSet,
+    sensitive: Sensitive,
+    public: ImageSet | str,
     *,
     epsilon: float,
     description: Description,
@@ -141,6 +142,10 @@ def own_images(
     load_source = partial(load_image_set, preparation=preparation, data_root=data_root)
     if isinstance(sensitive, str):
         mine = load_source(sensitive, "train", classes=description.classes)
+    elif isinstance(sensitive, ImageSet):
+        mine = replace(sensitive, images=preparation.prepare(sensitive.images))
+        if description.classes is not None:
+            mine = mine.with_classes(description.classes)
     else:
         mine = image_set_of(
             sensitive,
@@ -166,7 +171,7 @@ def own_images(
         epsilon=epsilon,
     )
     values["data"] = {
-        "sensitive": mine.source,
+        "sensitive": sensitive if isinstance(sensitive, str) else IN_MEMORY,
         "public": public if isinstance(public, str) else IN_MEMORY,
         "conditional": mine.num_classes > 1,
         "evaluate_on": evaluate_on,
@@ -175,24 +180,24 @@ def own_images(
     }
     settled = {f"data.{fact}" for fact in facts}
     config = load_config(values, {k: v for k, v in overrides.items() if k not in settled})
-    return config, load_image_sets(config, data_root=data_root, sensitive=mine, public=theirs)
+    sets = load_image_sets(
+        config,
+        data_root=data_root,
+        # what an override names is another set
+        sensitive=mine if config.data.sensitive == values["data"]["sensitive"] else None,
+        public=theirs if config.data.public == values["data"]["public"] else None,
+    )
+    return config, sets
 
 
-def _named(
-    images: np.ndarray | Tensor | ImageSet | str,
-    labels: np.ndarray | Tensor | None,
-    class_names: tuple[str, ...] | None,
-) -> dict[str, np.ndarray] | str:
-    """Arrays by the names that they would have in a file."""
-    if isinstance(images, str):
+def _set_or_arrays(
+    images: np.ndarray | Tensor | ImageSet | str, labels: np.ndarray | Tensor | None
+) -> Sensitive:
+    """Arrays by the names that they would have in a file; sets and sources have labels already."""
+    if isinstance(images, (str, ImageSet)):
         if labels is not None:
-            raise ConfigError(
-                f"labels are given beside {images}, which has its own; leave them out"
-            )
+            raise ConfigError("labels are given beside a set that has its own; leave them out")
         return images
-    if isinstance(images, ImageSet):
-        names = class_names or images.class_names
-        return _named(images.images, images.labels if labels is None else labels, names)
     arrays = {"images": np.asarray(images)}
     if labels is not None:
         arrays["labels"] = np.asarray(labels)
@@ -200,7 +205,7 @@ def _named(
 
 
 def _preparation(
-    sensitive: dict[str, np.ndarray] | str, description: Description, *, data_root: Path | None
+    sensitive: Sensitive, description: Description, *, data_root: Path | None
 ) -> Preparation:
     """Size and colour as declared; what is not is that of the images."""
     size, color = description.image_size, description.color
@@ -209,7 +214,8 @@ def _preparation(
     if isinstance(sensitive, str):
         native = native_preparation(sensitive, data_root=data_root, classes=description.classes)
     else:
-        shown = channels_first(sensitive["images"][:1], source=IN_MEMORY)
+        images = sensitive.images if isinstance(sensitive, ImageSet) else sensitive["images"]
+        shown = channels_first(np.asarray(images[:1]), source=IN_MEMORY)
         native = Preparation(min(shown.shape[2:]), "grey" if shown.shape[1] == 1 else "rgb")
     size = rounded_size(native.image_size) if size is None else size
     return Preparation(image_size=size, color=color or native.color)

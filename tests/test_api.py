@@ -1,16 +1,19 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 import privimage
+from privimage.api import own_images
 from privimage.data.image_set import ImageSet
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.diffusion.generate import generate_images
 from privimage.errors import ConfigError, DataInvalidError, RunFolderError
+from privimage.settings.description import Description
 
 QUICK = {
     "privacy.num_steps": 2,
@@ -109,7 +112,7 @@ def test_both_sets_may_be_image_sets_and_an_empty_private_one_is_not_looked_for_
     [
         ({"images": np.zeros((3, 8, 8), np.float32)}, DataInvalidError, "uint8"),
         ({"labels": np.zeros(2, np.int64)}, DataInvalidError, "labels are int64"),
-        ({"images": "digits"}, ConfigError, "labels are given beside digits"),
+        ({"images": "digits"}, ConfigError, "labels are given beside a set"),
         ({"epsilon": 0}, ConfigError, "epsilon is 0"),
         ({"settings": {"privacy.stepz": 3}}, ConfigError, "stepz"),
     ],
@@ -129,4 +132,24 @@ def test_mistakes_are_named_before_anything_is_written(change, error, message, t
 
 def test_importing_the_package_alone_brings_no_torch():
     code = "import privimage, sys; assert 'torch' not in sys.modules; privimage.PrivacyPlan"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_set_keeps_its_class_names_and_the_size_that_its_owner_published(digits):
+    cats = replace(digits, class_names=tuple("abcdefghij")).with_public_size(1000)
+    config, sets = own_images(cats, "glyphs", epsilon=10, description=Description(), overrides={})
+    assert sets.sensitive.class_names == tuple("abcdefghij")
+    assert sets.sensitive.public_size == config.data.public_size == 1000
+    assert config.data.assumed == ("public_size", "classes", "image_size", "color")
+
+
+def test_an_override_of_a_source_is_the_set_that_is_used(digits):
+    config, sets = own_images(
+        digits,
+        "glyphs",
+        epsilon=10,
+        description=Description(),
+        overrides={"data.sensitive": "digits"},
+    )
+    assert config.data.sensitive == sets.sensitive.source == "digits"
+    assert len(sets.sensitive) > len(digits)

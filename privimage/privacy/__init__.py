@@ -1,3 +1,3 @@
-"""Everything that the privacy guarantee rests on: read this folder alone to audit it. Knows no
-other part.
+"""Everything that the privacy guarantee rests on: read this folder alone to audit it. Beside it
+stand image sets, the machine, and `privimage.files.swapped_file`, which keeps the ledger's file.
 """
