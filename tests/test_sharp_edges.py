@@ -11,9 +11,10 @@ import torch
 
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
-from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.diffusion.unet import UNet
 from privimage.gradients.engine import Engine
 from privimage.privacy.clipping import ClippedGradientSum
+from tests.networks import small_unet
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "sharp_edges.md").read_text()
@@ -56,17 +57,7 @@ def test_a_trap_is_told_in_two_or_three_lines(title):
 @pytest.mark.parametrize("strategy", ["loop", "folded"])
 def test_in_bfloat16_too_one_image_moves_the_sum_by_at_most_the_clip_norm(strategy):
     torch.manual_seed(0)
-    network = UNet(
-        UNetConfig(
-            image_size=4,
-            num_channels=1,
-            num_classes=3,
-            base_channels=8,
-            channel_multipliers=(1, 2),
-            blocks_per_level=1,
-            attention_resolutions=(2,),
-        )
-    )
+    network = UNet(small_unet())
     denoiser = Denoiser(network)
     torch.nn.init.normal_(network.head.weight, std=0.1)  # at first it is about 0
     generator = torch.Generator().manual_seed(1)

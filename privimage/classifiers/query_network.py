@@ -19,7 +19,7 @@ from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
 from privimage.machine.processes import ALONE, World
 from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
-from privimage.settings.config import QueryNetworkConfig, TrainingConfig
+from privimage.settings.config import TrainingConfig
 
 
 class QueryNetwork(nn.Module):
@@ -73,7 +73,7 @@ def train_query_network(
     network: nn.Module,
     images: UInt8[Tensor, "num channel height width"],
     labels: Int[Tensor, " num"],
-    config: QueryNetworkConfig | TrainingConfig,
+    config: TrainingConfig,
     *,
     seed: int,
     device: torch.device,

@@ -88,12 +88,9 @@ class PrivacyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryNetworkConfig:
-    """The public classifier that asks the query (paper: a ResNet-50 for 32 pixels)."""
+class TrainingConfig:
+    """How a classifier is trained."""
 
-    widths: tuple[int, ...]
-    blocks: tuple[int, ...]
-    block: Literal["basic", "bottleneck"]
     epochs: int
     batch_size: int
     learning_rate: float
@@ -103,10 +100,6 @@ class QueryNetworkConfig:
     augment_shift: int = 0
 
     def problems(self) -> Iterator[str]:
-        if len(self.widths) != len(self.blocks) or not self.widths:
-            yield f"widths {self.widths} and blocks {self.blocks} must be of one length"
-        if min((*self.widths, *self.blocks), default=1) < 1:
-            yield f"widths {self.widths} and blocks {self.blocks} must be positive"
         yield from _at_least_one(self, "epochs", "batch_size")
         yield from _positive(self, "learning_rate")
         yield from _probability(self, "momentum")
@@ -118,16 +111,19 @@ class QueryNetworkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How a classifier is trained that has no section of its own."""
+class QueryNetworkConfig(TrainingConfig):
+    """The public classifier that asks the query (paper: a ResNet-50 for 32 pixels)."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    horizontal_flip: bool = True
-    augment_shift: int = 0
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    block: Literal["basic", "bottleneck"]
+
+    def problems(self) -> Iterator[str]:
+        if len(self.widths) != len(self.blocks) or not self.widths:
+            yield f"widths {self.widths} and blocks {self.blocks} must be of one length"
+        if min((*self.widths, *self.blocks), default=1) < 1:
+            yield f"widths {self.widths} and blocks {self.blocks} must be positive"
+        yield from super().problems()
 
 
 @dataclass(frozen=True, kw_only=True)

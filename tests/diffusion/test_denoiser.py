@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from privimage.diffusion.denoiser import SIGMA_DATA, Denoiser, c_in, c_noise, c_out, c_skip
-from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.diffusion.unet import UNet
+from tests.networks import small_unet
 
 LEVELS = torch.tensor([0.002, 0.1, SIGMA_DATA, 3.0, 80.0], dtype=torch.float64)
 
@@ -17,15 +18,7 @@ def small_denoiser(num_classes: int = 0) -> Denoiser:
     torch.manual_seed(0)
     return Denoiser(
         UNet(
-            UNetConfig(
-                image_size=4,
-                num_channels=1,
-                num_classes=num_classes,
-                base_channels=8,
-                channel_multipliers=(1,),
-                blocks_per_level=1,
-                attention_resolutions=(),
-            )
+            small_unet(num_classes=num_classes, channel_multipliers=(1,), attention_resolutions=())
         )
     )
 

@@ -9,8 +9,9 @@ import torch
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.generate import drawn_batches, generate_images, sample_grid
 from privimage.diffusion.sampler import ddim_sample
-from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.diffusion.unet import UNet
 from privimage.errors import ConfigError
+from tests.networks import small_unet
 
 CPU = torch.device("cpu")
 
@@ -19,13 +20,10 @@ def small_denoiser(num_classes: int = 3, *, num_channels: int = 1) -> Denoiser:
     torch.manual_seed(0)
     return Denoiser(
         UNet(
-            UNetConfig(
-                image_size=4,
+            small_unet(
                 num_channels=num_channels,
                 num_classes=num_classes,
-                base_channels=8,
                 channel_multipliers=(1,),
-                blocks_per_level=1,
                 attention_resolutions=(),
                 dropout=0.5,
             )

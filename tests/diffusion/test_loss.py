@@ -12,7 +12,8 @@ from privimage.diffusion.loss import (
     loss_weight,
     sample_noise_levels,
 )
-from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.diffusion.unet import UNet
+from tests.networks import small_unet
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -31,19 +32,7 @@ def noisy_batch(num: int, copies: int, *, dtype=torch.float32):
 
 def small_denoiser() -> Denoiser:
     torch.manual_seed(0)
-    denoiser = Denoiser(
-        UNet(
-            UNetConfig(
-                image_size=4,
-                num_channels=2,
-                num_classes=2,
-                base_channels=8,
-                channel_multipliers=(1, 2),
-                blocks_per_level=1,
-                attention_resolutions=(2,),
-            )
-        )
-    ).double()
+    denoiser = Denoiser(UNet(small_unet(num_channels=2, num_classes=2))).double()
     for parameter in denoiser.parameters():
         if parameter.dim() > 1:
             torch.nn.init.xavier_uniform_(parameter)
@@ -88,14 +77,8 @@ def test_the_expected_initial_loss_is_one_for_data_of_deviation_sigma_data():
     torch.manual_seed(0)
     denoiser = Denoiser(
         UNet(
-            UNetConfig(
-                image_size=8,
-                num_channels=1,
-                num_classes=0,
-                base_channels=8,
-                channel_multipliers=(1,),
-                blocks_per_level=1,
-                attention_resolutions=(),
+            small_unet(
+                image_size=8, num_classes=0, channel_multipliers=(1,), attention_resolutions=()
             )
         )
     )

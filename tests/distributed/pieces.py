@@ -15,7 +15,7 @@ from privimage.classifiers.synced_norm import synced
 from privimage.data.image_set import ImageSet
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.generate import generate_images
-from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.diffusion.unet import UNet
 from privimage.evaluation import evaluate
 from privimage.evaluation.features import extract_statistics, query_network_extractor
 from privimage.gradients.engine import Engine
@@ -36,6 +36,7 @@ from privimage.stages.pipeline import follow_pipeline, run_pipeline
 from privimage.training import finetune as module
 from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
+from tests.networks import small_unet
 
 CPU = torch.device("cpu")
 Values = dict[str, Any]
@@ -43,19 +44,7 @@ Values = dict[str, Any]
 
 def denoiser() -> Denoiser:
     torch.manual_seed(0)
-    network = Denoiser(
-        UNet(
-            UNetConfig(
-                image_size=4,
-                num_channels=1,
-                num_classes=3,
-                base_channels=8,
-                channel_multipliers=(1, 2),
-                blocks_per_level=1,
-                attention_resolutions=(2,),
-            )
-        )
-    )
+    network = Denoiser(UNet(small_unet()))
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)
     return network

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss, sample_noise_levels
-from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.diffusion.unet import UNet
 from privimage.errors import ConfigError
 from privimage.gradients.engine import Engine
 from privimage.gradients.folded import folded_copy, per_image_gradients
 from privimage.privacy.clipping import SHORTENED, ClippedGradientSum
 from privimage.privacy.noise import grid_step
+from tests.networks import small_unet
 
 SHAPES = [(images, copies) for images, copies in itertools.product((1, 3, 8), (1, 2, 8))]
 
@@ -23,14 +24,8 @@ SHAPES = [(images, copies) for images, copies in itertools.product((1, 3, 8), (1
 def denoiser_in_float64(num_classes: int) -> Denoiser:
     """All layer kinds of the paper's network, attention at two resolutions, and none at zero."""
     torch.manual_seed(0)
-    config = UNetConfig(
-        image_size=8,
-        num_channels=3,
-        num_classes=num_classes,
-        base_channels=8,
-        channel_multipliers=(1, 2),
-        blocks_per_level=1,
-        attention_resolutions=(4, 8),
+    config = small_unet(
+        image_size=8, num_channels=3, num_classes=num_classes, attention_resolutions=(4, 8)
     )
     denoiser = Denoiser(UNet(config)).double()
     for parameter in denoiser.parameters():

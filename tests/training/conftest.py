@@ -3,23 +3,15 @@ import torch
 
 from privimage.data.image_set import ImageSet
 from privimage.diffusion.denoiser import Denoiser
-from privimage.diffusion.unet import UNet, UNetConfig
+from privimage.diffusion.unet import UNet
+from tests.networks import small_unet
 
 
 @pytest.fixture
 def new_denoiser():
     def make(num_classes=3, dropout=0.0):
         torch.manual_seed(0)
-        config = UNetConfig(
-            image_size=4,
-            num_channels=1,
-            num_classes=num_classes,
-            base_channels=8,
-            channel_multipliers=(1, 2),
-            blocks_per_level=1,
-            attention_resolutions=(2,),
-            dropout=dropout,
-        )
+        config = small_unet(num_classes=num_classes, dropout=dropout)
         return Denoiser(UNet(config))
 
     return make
