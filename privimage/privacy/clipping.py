@@ -119,10 +119,11 @@ class ClippedGradientSum:
             part = _rows(examples, slice(start, start + size))
             missing = _num_examples(part)
             for gradients in gradients_of(part):
-                # no more rows than there are examples: a pass may have been filled up
-                gradients = [g[:missing] for g in gradients]
-                missing -= len(gradients[0])
-                self._add_in_steps(total, gradients, self._factor(_norms(gradients)))
+                # norms of the whole pass, also of what it was filled up with: the order of their
+                # sums may depend on the shape, and a factor must not on how many examples are left
+                factor = self._factor(_norms(gradients))[:missing]
+                missing -= len(factor)
+                self._add_in_steps(total, [g[: len(factor)] for g in gradients], factor)
             assert missing == 0, "one gradient for each example"
             idle.put((gradients_of, total))
 
@@ -194,10 +195,10 @@ class ClippedGradientSum:
         return [torch.zeros_like(p, dtype=torch.int64) for p in self.parameters.values()]
 
 
-def _norms(gradients: list[Tensor]) -> Tensor:
+def _norms(gradients: Sequence[Tensor]) -> Tensor:
     """The norm of each image's whole gradient, (image,), in float64."""
     if len(gradients[0]) == 1:  # one call for all tensors
-        norms = torch._foreach_norm(gradients, 2, torch.float64)  # pyright: ignore[reportPrivateImportUsage]
+        norms = torch._foreach_norm([*gradients], 2, torch.float64)  # pyright: ignore[reportPrivateImportUsage]
         return torch.linalg.vector_norm(torch.stack(norms))[None]
     norms = [
         torch.linalg.vector_norm(g, dim=tuple(range(1, g.dim())), dtype=torch.float64)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from privimage.errors import ConfigError
 from privimage.gradients.engine import Engine
 from privimage.gradients.folded import supports
+from privimage.privacy import clipping
 from privimage.privacy.clipping import ClippedGradientSum
 from privimage.privacy.dp_sgd import noisy_mean_gradient
 from privimage.privacy.noise import grid_step
@@ -271,6 +272,23 @@ def test_a_network_in_which_examples_meet_or_chance_plays_is_found_out(unfit, ex
     with pytest.raises(ConfigError, match="depends on which others are there, or on chance"):
         sum_of.check_independence(examples)
     return None
+
+
+@pytest.mark.parametrize("num", [1, 4, 5, 9])
+def test_norms_are_computed_in_one_shape_however_many_examples_are_left(
+    network, examples, monkeypatch, num
+):
+    shapes, original = set(), clipping._norms
+
+    def norms(gradients):
+        shapes.update(len(g) for g in gradients)
+        return original(gradients)
+
+    monkeypatch.setattr(clipping, "_norms", norms)
+    several = [t.repeat(2, *[1] * (t.dim() - 1))[:num] for t in examples]
+    engine = Engine("folded", micro_batch_size=4)
+    ClippedGradientSum(losses_of, network, clip_norm=0.5, engine=engine)(several)
+    assert shapes == {4}
 
 
 @pytest.mark.parametrize("name", ["loop", "loop, two workers"])
