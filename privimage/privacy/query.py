@@ -128,14 +128,14 @@ def semantic_query(
     noisy = add_gaussian(source.stream(QUERY), counts, standard_deviation=deviation, step=VOTE_STEP)
     del counts
     keep(noisy)
-    charge_answer(ledger)
+    ledger.charge(QUERY)  # in any case: a fresh answer is never free
     logger.info("semantic query released with noise of standard deviation %.1f", deviation)
     return noisy
 
 
 def charge_answer(ledger: PrivacyLedger) -> None:
-    """Charge an answer before it is used, and once: one that was just drawn, one that an
-    interrupted process kept, or one that another run gave.
+    """Charge an answer before it is used, unless it was: one that an interrupted process kept, or
+    one that another run gave.
     """
     if not ledger.charged(QUERY):
         ledger.charge(QUERY)
