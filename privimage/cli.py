@@ -1,39 +1,26 @@
 """`privimage synthesize`: the whole method on a person's own images.
 
 Prints every setting and the budget before the work starts. Mistakes end in one line and exit code
-2 (usage) or 4 (data). The only place of the library that prints, and that through `say`.
+2 (usage) or 4 (data). The only place of the library that prints, and that through `say`. What
+brings torch is imported where it is used: help and a mistyped option are answered at once.
 """
 
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
 
-from privimage.api import own_images
 from privimage.errors import ConfigError
 from privimage.files.plain_yaml import parse_yaml
-from privimage.machine.launch import (
-    is_launched,
-    is_restarted,
-    launch,
-    stopped_with_a_word,
-)
-from privimage.machine.processes import joined
-from privimage.release.export import export_images
-from privimage.release.statement import assumption
-from privimage.run_folder.budget import privacy_plan
-from privimage.run_folder.run import ImageSets
-from privimage.settings.config import RunConfig, load_config
-from privimage.settings.description import assumed_facts, described
-from privimage.settings.presets import preset_settings
-from privimage.stages.pipeline import follow_pipeline, opened, run_pipeline
+from privimage.machine.launch import is_launched, is_restarted, launch, stopped_with_a_word
 from privimage.terminal.command import run_command
 from privimage.terminal.plain_text import plain_handler, say
-from privimage.terminal.progress import StageProgress
+
+if TYPE_CHECKING:
+    from privimage.run_folder.run import ImageSets
+    from privimage.settings.config import RunConfig
 
 app = typer.Typer(
     help="Differentially private synthetic images (PrivImage).",
@@ -41,7 +28,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
 
 
 def main() -> None:
@@ -122,6 +108,13 @@ def synthesize(
         "color": color,
     }
     check_options(preset, options | facts | {"describe": describe})
+
+    from privimage.api import own_images
+    from privimage.settings.config import load_config
+    from privimage.settings.description import described
+    from privimage.settings.presets import preset_settings
+    from privimage.stages.pipeline import opened
+
     with stopped_with_a_word():
         sets = None
         if preset is not None:  # changed settings must not run under the preset's name
@@ -145,14 +138,19 @@ def _commands() -> None:
 
 
 def run_here(
-    config: RunConfig,
+    config: "RunConfig",
     folder: Path,
     *,
-    sets: ImageSets | None,
+    sets: "ImageSets | None",
     data_root: Path | None,
     dry_run: bool,
 ) -> None:
     """Run in this process, maybe with others that torchrun started."""
+    from privimage.machine.processes import joined
+    from privimage.release.export import export_images
+    from privimage.stages.pipeline import follow_pipeline, run_pipeline
+    from privimage.terminal.progress import StageProgress
+
     with joined() as world:
         if world.is_leader and not is_restarted():
             show_plan(config, folder)
@@ -196,12 +194,18 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def show_plan(config: RunConfig, folder: Path) -> None:
+def show_plan(config: "RunConfig", folder: Path) -> None:
     """All settings and what will be spent, before anything is done."""
+    import yaml
+
+    from privimage.release.statement import assumption
+    from privimage.run_folder.budget import privacy_plan
+    from privimage.settings.description import assumed_facts
+
     plan = privacy_plan(config).mechanisms
-    out.rule("settings")
+    rule("settings")
     say(*yaml.safe_dump(config.to_dict(), sort_keys=False).splitlines())
-    out.rule("budget")
+    rule("budget")
     privacy = config.privacy
     say(
         f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy for one image, "
@@ -219,7 +223,7 @@ def show_plan(config: RunConfig, folder: Path) -> None:
 def show_result(record: dict[str, Any], folder: Path) -> None:
     """What was spent and where everything lies."""
     privacy = record["privacy"]
-    out.rule("done")
+    rule("done")
     say(
         f"spent epsilon {privacy['epsilon']:.4f} of {privacy['target_epsilon']:g} "
         f"(RDP {privacy['epsilon_rdp']:.4f}, PLD {privacy['epsilon_pld']:.4f}) "
@@ -235,3 +239,10 @@ def show_result(record: dict[str, Any], folder: Path) -> None:
         ("privacy_statement.md", "what is promised, and what is not"),
     ):
         say(f"  {folder / name}  {what}")
+
+
+def rule(title: str) -> None:
+    """A heading across the terminal."""
+    from rich.console import Console
+
+    Console().rule(title)

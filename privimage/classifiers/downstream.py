@@ -13,9 +13,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 
 from privimage.classifiers.query_network import accuracy, flip_randomly, train_query_network
@@ -76,6 +73,10 @@ def classify_with(
             batch_size=config.cnn_batch_size,
             device=config.device,
         )
+    from sklearn.exceptions import ConvergenceWarning  # the evaluation alone needs all these
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+
     if kind == "logistic_regression":
         model = LogisticRegression(C=1.0, solver="lbfgs", max_iter=50_000)
     else:
