@@ -12,6 +12,7 @@ import tests.typecheck  # noqa: F401  (the hook below looks it up by name)
 hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
 
+from privimage import cli  # noqa: E402
 from privimage.settings.config import load_config  # noqa: E402  (after the hook, which wraps it)
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
 
@@ -64,6 +65,12 @@ def toy_mapping():
             "compile": False,
         },
     }
+
+
+@pytest.fixture(autouse=True)
+def no_estimate(monkeypatch):
+    """Commands do not time this machine before each toy run; tests of the estimate do."""
+    monkeypatch.setattr(cli, "show_estimate", lambda *args, **named: {})
 
 
 @pytest.fixture(scope="session")

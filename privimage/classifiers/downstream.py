@@ -8,7 +8,7 @@ accuracy on sensitive test images is outside of the privacy guarantee.
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -73,23 +73,28 @@ def classify_with(
             batch_size=config.cnn_batch_size,
             device=config.device,
         )
-    from sklearn.exceptions import ConvergenceWarning  # the evaluation alone needs all these
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neural_network import MLPClassifier
+    from sklearn.exceptions import ConvergenceWarning  # slow to import
 
-    if kind == "logistic_regression":
-        model = LogisticRegression(C=1.0, solver="lbfgs", max_iter=50_000)
-    else:
-        model = MLPClassifier(max_iter=1000, random_state=config.seed)
+    model = pixel_classifier(kind, seed=config.seed)
     if config.horizontal_flip:  # drawn once: these models see a fixed set
         generator = torch.Generator().manual_seed(config.seed)
         train_images = flip_randomly(train_images, generator=generator)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(_pixels(train_images), train_labels.numpy())
+        model.fit(pixels_as_rows(train_images), train_labels.numpy())
     for warning in caught:
         logger.warning("%s: %s", kind, warning.message)
-    return float(model.score(_pixels(test_images), test_labels.numpy()))
+    return float(model.score(pixels_as_rows(test_images), test_labels.numpy()))
+
+
+def pixel_classifier(kind: ClassifierKind, *, seed: int, max_iter: int | None = None) -> Any:
+    """Logistic regression or the perceptron, of scikit-learn; without a limit both converge."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+
+    if kind == "logistic_regression":
+        return LogisticRegression(C=1.0, solver="lbfgs", max_iter=max_iter or 50_000)
+    return MLPClassifier(max_iter=max_iter or 1000, random_state=seed)
 
 
 def train_cnn(
@@ -98,10 +103,9 @@ def train_cnn(
     *,
     num_classes: int,
     config: UtilityConfig,
-    checkpoint: Checkpoint = NOT_KEPT,
-    world: World = ALONE,
+    **how: Any,
 ) -> "UtilityCnn":
-    """A new CNN, trained by the same loop as the query network."""
+    """A new CNN, trained by the same loop as the query network; `how` as that one takes it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = UtilityCnn(
@@ -125,8 +129,7 @@ def train_cnn(
         training,
         seed=config.seed,
         device=config.device,
-        checkpoint=checkpoint,
-        world=world,
+        **how,
     )
     return network
 
@@ -187,5 +190,5 @@ def _layer(
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
-def _pixels(images: Tensor) -> np.ndarray:
+def pixels_as_rows(images: Tensor) -> np.ndarray:
     return to_model_range(images).flatten(1).numpy()
