@@ -62,15 +62,19 @@ def compute_epsilon(
     return account(mechanisms, delta=delta)
 
 
-def rdp_epsilon(mechanisms: Sequence[Mechanism], *, delta: float) -> float:
-    """Sum of the Renyi divergences, converted by Canonne, Kamath and Steinke (2020), Prop. 12."""
+def rdp_epsilon(
+    mechanisms: Sequence[Mechanism], *, delta: float, allowed: Sequence[float] = RDP_ORDERS
+) -> float:
+    """Sum of the Renyi divergences, converted by Canonne, Kamath and Steinke (2020), Prop. 12, at
+    the best of the `allowed` orders of RDP_ORDERS.
+    """
     _check_delta(delta)
     if not mechanisms:
         return 0.0
     orders = np.array(RDP_ORDERS)
     rdp = sum(m.count * _rdp_curve(m.noise_multiplier, m.sampling_rate) for m in mechanisms)
     epsilons = rdp + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
-    return max(0.0, float(epsilons.min()))
+    return max(0.0, float(epsilons[np.isin(orders, allowed)].min()))
 
 
 def pld_epsilon(mechanisms: Sequence[Mechanism], *, delta: float) -> float:

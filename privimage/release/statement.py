@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.ledger import PrivacyLedger
 
 FORMAT = 3
@@ -98,7 +99,10 @@ class Circumstances:
 
 
 def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, Any]:
-    """The statement as JSON-able values: target, spent, mechanisms, what is not covered."""
+    """The statement as JSON-able values: target, spent, mechanisms, what is not covered.
+
+    BudgetError, and no statement, if another library counts more than was promised.
+    """
     record, ended_early = ledger.to_dict(), _ended_early(ledger)
     return {
         "format": FORMAT,
@@ -114,6 +118,7 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
             "epsilon_pld": ledger.reserved_epsilon("pld"),
             "delta": record["delta"],
         },
+        "counted_again": second_opinions(ledger),
         "mechanisms": [_mechanism(e, about.releases[e["name"]]) for e in record["events"]],
         "clip_norm": about.clip_norm,
         "noise_multiplicity": about.noise_multiplicity,
@@ -147,6 +152,8 @@ def statement_markdown(statement: dict[str, Any]) -> str:
 - Spent: epsilon {spent["epsilon_rdp"]:.4f} by RDP, {spent["epsilon_pld"]:.4f} by PLD. Both
   are upper bounds for everything below together. All that is reserved counts as spent, used or not:
   it was fixed before the images were looked at, and where a run ends may hang on run times.
+- Counted again by RDP: {_counted_again(statement["counted_again"])}. A library that
+  has fewer orders counts more.
 - Unit: {statement["unit"]}. Two image sets are neighbours if one is the other with one image
   added or removed.
 - Random numbers of sampling and noise: {_source(statement)}
@@ -223,6 +230,14 @@ def _verdict(statement: dict[str, Any]) -> str:
         f"({spent['epsilon']:.4f}, {spent['delta']:g})-differentially private. Someone who sees "
         "it, knows all other images and guesses whether one given image was used is right at "
         f"most {rate:.3f} % of the time (50 % is a coin)."
+    )
+
+
+def _counted_again(opinions: dict[str, dict[str, Any]]) -> str:
+    return "; ".join(
+        f"epsilon {opinion['epsilon']:.4f} by {opinion['library']} "
+        f"(ours at its orders: {opinion['ours_at_its_orders']:.4f})"
+        for opinion in opinions.values()
     )
 
 
