@@ -123,7 +123,7 @@ def steps_taken(run: Run) -> int:
 def code_identity() -> dict[str, str]:
     """The package's version, and SHA-256 over its sources: the same wherever they lie."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.j2")]):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     try:
