@@ -30,6 +30,7 @@ from privimage.files.plain_files import refuse_links
 from privimage.machine import memory
 from privimage.machine.hardware import usable_cores
 from privimage.machine.processes import ALONE, World
+from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.plan import PrivacyPlan
 from privimage.privacy.query import QUERY, charge_answer, check_selection_fits
@@ -85,6 +86,7 @@ def run_pipeline(
         sets, plan, ledger, source = found
         if donor is None or not donor.brings_ledger:  # else it has spent it, as was checked
             plan.reserve(ledger)
+        second_opinions(ledger)  # now, while nothing is spent on a promise that they refute
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
         key = data_key(folder)
