@@ -198,6 +198,7 @@ def run_here(
     """Run in this process, maybe with others that torchrun started."""
     from privimage.machine.processes import joined
     from privimage.release.export import export_images
+    from privimage.stages import known_networks
     from privimage.stages.pipeline import follow_pipeline, load_image_sets, run_pipeline
     from privimage.terminal.progress import StageProgress
 
@@ -222,7 +223,13 @@ def run_here(
             return
         with StageProgress(expected=expected) as progress:
             record = run_pipeline(
-                config, folder, sets=sets, progress=progress, data_root=data_root, world=world
+                config,
+                folder,
+                sets=sets,
+                progress=progress,
+                data_root=data_root,
+                world=world,
+                known_networks=known_networks.default_place(),
             )
     export_images(folder / "images.npz", folder / "images")
     show_result(record, folder)

@@ -14,6 +14,7 @@ torch.set_num_threads(1)
 
 from privimage import cli  # noqa: E402
 from privimage.settings.config import load_config  # noqa: E402  (after the hook, which wraps it)
+from privimage.stages import known_networks  # noqa: E402
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
 
 
@@ -68,8 +69,9 @@ def toy_mapping():
 
 
 @pytest.fixture(autouse=True)
-def no_estimate(monkeypatch):
-    """Commands do not time this machine before each toy run; tests of the estimate do."""
+def nothing_known_before(monkeypatch):
+    """Commands neither time this machine before each toy run nor use what another test trained."""
+    monkeypatch.setattr(known_networks, "default_place", lambda: None)
     monkeypatch.setattr(cli, "show_estimate", lambda *args, **named: {})
 
 

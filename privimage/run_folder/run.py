@@ -71,6 +71,7 @@ class Run:
     world: World = ALONE  # only the leader reads and writes the folders
     on_release: Observer = unobserved  # of the steps of DP-SGD
     inception_weights: Path | None = None  # without them FID is not measured
+    known_networks: Path | None = None  # where query networks of published sets are kept
 
     @property
     def device(self) -> torch.device:

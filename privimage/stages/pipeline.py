@@ -68,6 +68,7 @@ def run_pipeline(
     data_root: Path | None = None,
     world: World = ALONE,
     on_release: Observer = unobserved,
+    known_networks: Path | None = None,
 ) -> dict[str, Any]:
     """Run all stages in `folder` and return the record (also in record.json).
 
@@ -75,8 +76,10 @@ def run_pipeline(
     `shared` is a folder for the public query network, so that several runs train it once; `donor`
     a run to take the first stages from. With several processes this is what the leader of `world`
     calls, and `follow_pipeline` what the others call. `on_release` is shown the noisy gradient of
-    every step of DP-SGD, which may be published as the weights may. Raises a UserError before any
-    work for what a user can put right, and BudgetError if the promise cannot be kept.
+    every step of DP-SGD, which may be published as the weights may. `known_networks` is a folder of
+    query networks that earlier runs trained on published sets; without it one is trained. Raises a
+    UserError before any work for what a user can put right, and BudgetError if the promise cannot
+    be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     memory.keep_freed_blocks()
@@ -106,6 +109,7 @@ def run_pipeline(
             world,
             on_release,
             find_inception(data_root or default_data_root()),
+            known_networks,
         )
         measured = {stage.name: run_stage(run, stage) for stage in STAGES}
         record = make_record(run, measured)
