@@ -17,12 +17,12 @@ import torch
 from harness import publish
 
 from artifact.judging.intervals import mean_interval
+from privimage.audit.probes import ledger_of
 from privimage.diffusion.build import new_denoiser
 from privimage.diffusion.generate import generate_images
 from privimage.evaluation.evaluate import frechet_to_real
 from privimage.evaluation.features import query_network_extractor
 from privimage.machine.hardware import Compute, usable_cores
-from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
 from privimage.run_folder.checkpoint import load_weights
 from privimage.run_folder.run import ImageSets, Run
@@ -95,9 +95,7 @@ def summary(found: list[dict]) -> list[str]:
 def readable(config: RunConfig, sets: ImageSets, folder: Path) -> Run:
     """The run as its stages see it, with a ledger in memory: nothing is asked or charged."""
     source = insecure_source(0, insecure_for_reproduction=True)
-    ledger = PrivacyLedger.create(
-        None, epsilon=1.0, delta=1e-9, accountant="rdp", data_id="none", random_source=source
-    )
+    ledger = ledger_of({}, source)
     own, beside = folder / "query_network.safetensors", folder.parent / "shared"
     shared = folder if own.exists() else beside
     return Run(config, sets, folder, shared, ledger, source, silent, None)

@@ -36,6 +36,7 @@ from privimage.stages.pipeline import follow_pipeline, run_pipeline
 from privimage.training import finetune as module
 from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
+from tests.ledgers import ledger_terms
 from tests.networks import small_unet
 
 CPU = torch.device("cpu")
@@ -62,9 +63,7 @@ def network() -> QueryNetwork:
 
 
 def ledger(source: Any) -> PrivacyLedger:
-    return PrivacyLedger.create(
-        None, epsilon=1e9, delta=1e-3, accountant="rdp", data_id="t", random_source=source
-    )
+    return PrivacyLedger.create(None, ledger_terms(epsilon=1e9, random_source=source))
 
 
 def numpy(weights: dict[str, torch.Tensor]) -> Values:

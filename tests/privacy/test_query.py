@@ -18,6 +18,7 @@ from privimage.privacy.query import (
     semantic_query,
 )
 from privimage.privacy.rng import insecure_source, secure_source
+from tests.ledgers import ledger_terms
 
 CPU = torch.device("cpu")
 NUM_PUBLIC, NUM_LABELS, K = 7, 2, 3
@@ -60,14 +61,8 @@ def counts_of(images, labels, *, network=None, precision="float32"):
 
 
 def ledger(epsilon=50.0):
-    return PrivacyLedger.create(
-        None,
-        epsilon=epsilon,
-        delta=1e-5,
-        accountant="rdp",
-        data_id="test",
-        random_source=insecure_source(0, insecure_for_reproduction=True),
-    )
+    source = insecure_source(0, insecure_for_reproduction=True)
+    return PrivacyLedger.create(None, ledger_terms(epsilon=epsilon, random_source=source))
 
 
 def ask(images, book, *, multiplier=2.0, seed=0, k=K, source=None):

@@ -18,6 +18,7 @@ from privimage.run_folder.budget import privacy_plan
 from privimage.run_folder.run import ImageSets, Run
 from privimage.settings.config import load_config
 from privimage.settings.presets import NUM_IMAGENET_CLASSES, PRESETS, RECIPES, preset_settings
+from tests.ledgers import ledger_terms
 
 # docs/method.md, 3 and 6
 NUM_PARAMETERS = {"cifar10": 1_754_499, "celeba32": 1_804_451, "celeba64": 1_999_907}
@@ -53,9 +54,7 @@ def test_the_pipeline_builds_the_published_networks(recipe, tmp_path):
         public_size=config.data.public_size or 0,
     )
     source = secure_source()
-    ledger = PrivacyLedger.create(
-        None, epsilon=1.0, delta=1e-5, accountant="rdp", data_id="x", random_source=source
-    )
+    ledger = PrivacyLedger.create(None, ledger_terms(random_source=source))
     sets = ImageSets(images, None, lambda: images)
     run = Run(config, sets, tmp_path, tmp_path, ledger, source, lambda *_: None, None)
     assert num_parameters(run.config, run.sets.sensitive) == NUM_PARAMETERS[recipe]

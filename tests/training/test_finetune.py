@@ -17,6 +17,7 @@ from privimage.run_folder.checkpoint import Checkpoint
 from privimage.settings.config import FinetuneConfig
 from privimage.training import finetune as module
 from privimage.training.finetune import finetune
+from tests.ledgers import ledger_terms
 
 STEPS = 4
 CONFIG = FinetuneConfig(learning_rate=1e-2, noise_multiplicity=2)
@@ -30,14 +31,8 @@ CLIP_NORM = 0.01
 
 
 def ledger(source, rate=0.5, path=None):
-    book = PrivacyLedger.load_or_create(
-        path,
-        epsilon=50,
-        delta=1e-3,
-        accountant="rdp",
-        data_id="test",
-        random_source=source,
-    )
+    terms = ledger_terms(epsilon=50.0, random_source=source)
+    book = PrivacyLedger.load_or_create(path, terms)
     book.reserve(DP_SGD, Mechanism(1.0, rate, STEPS))
     return book
 
@@ -156,9 +151,7 @@ def test_every_step_takes_a_poisson_sample_of_its_own_at_the_rate_that_is_accoun
     monkeypatch.setattr(module, "noisy_examples", noted)
     monkeypatch.setattr(module, "ClippedGradientSum", NoGradients)
     source = secure_source()
-    book = PrivacyLedger.create(
-        None, epsilon=1e9, delta=1e-3, accountant="rdp", data_id="test", random_source=source
-    )
+    book = PrivacyLedger.create(None, ledger_terms(epsilon=1e9, random_source=source))
     book.reserve(DP_SGD, Mechanism(1.0, rate, num_steps))
     run(OneWeight(), images, source, book=book)
     # of 8000 coins; of 400 sizes, binomial with variance 3.75; of 400 steps

@@ -13,13 +13,12 @@ from privimage.run_folder.runlog import MAX_LINES, RunLog
 from privimage.settings.config import FinetuneConfig, PretrainConfig
 from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
+from tests.ledgers import ledger_terms
 
 
 def finetuned(denoiser, images, stats):
     source = insecure_source(0, insecure_for_reproduction=True)
-    book = PrivacyLedger.load_or_create(
-        None, epsilon=50, delta=1e-3, accountant="rdp", data_id="test", random_source=source
-    )
+    book = PrivacyLedger.create(None, ledger_terms(epsilon=50.0, random_source=source))
     book.reserve(DP_SGD, Mechanism(1.0, 0.5, 6))
     config = FinetuneConfig(learning_rate=1e-2, noise_multiplicity=2)
     given = {"clip_norm": 0.01, "ledger": book, "source": source, "seed": 0}
