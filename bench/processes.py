@@ -26,6 +26,7 @@ from privimage.machine.processes import joined
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.rng import insecure_source
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import finetune
 
@@ -86,7 +87,7 @@ def run_steps(num_steps: int, *, num_workers: int) -> None:
             seed=0,
             engine=Engine("loop", num_workers=num_workers),
             on_release=lambda step, gradient: times.append(time.perf_counter()),
-            world=world,
+            context=TrainingContext(world=world),
         )
         if world.is_leader:
             report(

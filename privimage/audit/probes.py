@@ -19,6 +19,7 @@ from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import LedgerTerms, PrivacyLedger
 from privimage.privacy.rng import RandomSource
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import finetune
 
@@ -124,7 +125,7 @@ def observed_steps(
         seed=seed,
         engine=engine,
         on_release=keeping(released),
-        world=world,
+        context=TrainingContext(world=world),
     )
     return released
 

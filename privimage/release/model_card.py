@@ -37,19 +37,17 @@ from privimage.run_folder.checkpoint import load_weights
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.unet import UNet, UNetConfig
 from privimage.diffusion.generate import generate_images
+from privimage.settings.config import SamplingConfig
 
 config = {config}
 denoiser = Denoiser(UNet(config))
 load_weights(Path("model.safetensors"), denoiser)
 new_images, new_labels = generate_images(
     denoiser,
-    num_images=max(1, config.num_classes),
-    num_classes=config.num_classes,
-    sampler="{sampler}",
-    num_steps={num_steps},
-    batch_size=64,
+    SamplingConfig(
+        num_images=max(1, config.num_classes), sampler="{sampler}", num_steps={num_steps}
+    ),
     generator=torch.Generator().manual_seed(0),
-    device=torch.device("cpu"),
 )"""
 IMAGES_CODE = """import numpy as np
 

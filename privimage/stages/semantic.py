@@ -23,7 +23,6 @@ from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import save_weights
 from privimage.run_folder.private_folder import read_private, write_private
 from privimage.run_folder.run import Run, plain, public_set, save_picture
-from privimage.run_folder.runlog import RunLog
 from privimage.semantics.selection import (
     Selection,
     select_at_random,
@@ -42,29 +41,19 @@ def query_network_inputs(run: Run) -> dict[str, Any]:
 
 def train_network(run: Run) -> list[str]:
     """Train on nine tenths of the public set; report the accuracy on the rest."""
-    public, config = run.sets.public, run.config.query_network
+    public = run.sets.public
     order = torch.from_numpy(np.random.default_rng([run.config.seed, 1]).permutation(len(public)))
     held_out, training = order[: len(public) // 10], order[len(public) // 10 :]
     torch.manual_seed(run.config.seed)
     network = new_query_network(run, public.num_classes)
-    log = RunLog(run.stats, stage="query_network")
-
-    def on_step(step: int, total: int, loss: float) -> None:
-        run.progress("query_network", step, total)
-        if log.is_due(step, total):
-            log.write(step=step, images=step * config.batch_size, loss=loss)
-
     train_query_network(
         network,
         public.images[training],
         public.labels[training],
-        config,
+        run.config.query_network,
         seed=run.config.seed,
         device=run.device,
-        on_step=on_step,
-        should_stop=run.stop(),
-        checkpoint=run.checkpoint("query_network", of="query_network", shared=True),
-        world=run.world,
+        context=run.training("query_network", shared=True),
     )
     if not run.world.is_leader:
         return []

@@ -28,7 +28,6 @@ from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import weights_are_insecure
 from privimage.run_folder.donor import Donor
 from privimage.run_folder.run import ImageSets, Run
-from privimage.run_folder.runlog import silent
 from privimage.settings.config import RunConfig
 from privimage.stages.order import STAGES
 
@@ -170,7 +169,14 @@ def check_settings(
     if donor.shared or manifest.exists(donor.folder, "query_network"):
         network_at = donor.home("query_network")
     name_of_images(donor)
-    there = Run(config, sets, donor.folder, network_at, donor.ledger(), source, silent, None)
+    there = Run(
+        config=config,
+        sets=sets,
+        folder=donor.folder,
+        shared=network_at,
+        ledger=donor.ledger(),
+        source=source,
+    )
     for stage in STAGES:
         if not donor.gives(stage.name):
             continue

@@ -14,6 +14,8 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source, secure_source
 from privimage.run_folder.checkpoint import Checkpoint
+from privimage.run_folder.runlog import unobserved
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import FinetuneConfig
 from privimage.training import finetune as module
 from privimage.training.finetune import finetune
@@ -30,10 +32,10 @@ class Interrupted(Exception):
 CLIP_NORM = 0.01
 
 
-def ledger(source, rate=0.5, path=None):
+def ledger(source, path=None):
     terms = ledger_terms(epsilon=50.0, random_source=source)
     book = PrivacyLedger.load_or_create(path, terms)
-    book.reserve(DP_SGD, Mechanism(1.0, rate, STEPS))
+    book.reserve(DP_SGD, Mechanism(1.0, 0.5, STEPS))
     return book
 
 
@@ -44,8 +46,8 @@ def seeded(seed=0):
     return insecure_source(seed, insecure_for_reproduction=True)
 
 
-def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **settings):
-    book = book or ledger(source, rate)
+def run(denoiser, images, source, *, engine=FOLDED, book=None, on_release=unobserved, **around):
+    book = book or ledger(source)
     tuned = finetune(
         denoiser,
         images,
@@ -55,7 +57,8 @@ def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **setti
         source=source,
         seed=0,
         engine=engine,
-        **settings,
+        on_release=on_release,
+        context=TrainingContext(**around),
     )
     return tuned, book
 
