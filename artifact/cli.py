@@ -24,7 +24,7 @@ from artifact.judging.compare import compare as compare_records
 from artifact.judging.expected import expected_path, load_expected
 from artifact.judging.wording import arm_progress
 from artifact.report import display
-from privimage.errors import UserError
+from privimage.errors import DataMissingError, UserError
 from privimage.machine.launch import (
     INTERRUPTED,
     is_launched,
@@ -301,6 +301,7 @@ def expect(
 def show_plan(claim: Claim, setting: str, *, seed: int, max_minutes: float | None) -> None:
     """Settings and budget of every arm; a claim that only computes has neither."""
     from artifact.claims.arms import resolve_arms
+    from artifact.claims.cost_here import seconds_here
     from artifact.claims.runner import planned_ledger, resolved_yaml
 
     chosen = claim.setting(setting)
@@ -310,6 +311,10 @@ def show_plan(claim: Claim, setting: str, *, seed: int, max_minutes: float | Non
     configs = resolve_arms(claim, setting, seed=seed, max_minutes=max_minutes)
     for arm, config in configs.items():
         display.plan(arm, chosen.arms[arm], resolved_yaml(config), *planned_ledger(config))
+    try:
+        display.cost_here(seconds_here(claim, setting, configs), chosen.compute_minutes)
+    except DataMissingError as error:
+        say(f"# no estimate of the time: {error}")
 
 
 def compare_records_of(claim: Claim, setting: str, records: list[ClaimRecord]) -> Comparison:

@@ -31,6 +31,7 @@ from privimage.run_folder.runlog import Progress, silent
 from privimage.settings.config import RunConfig, load_config
 from privimage.settings.defaults import default_settings
 from privimage.settings.description import Description, described
+from privimage.stages import known_networks
 from privimage.stages.pipeline import load_image_sets, may_cache, run_pipeline
 
 IN_MEMORY = "memory"  # the name of images that come from no file
@@ -123,7 +124,14 @@ def synthesize(
         overrides=overrides,
         data_root=data_root,
     )
-    run_pipeline(config, Path(folder), sets=sets, progress=progress, data_root=data_root)
+    run_pipeline(
+        config,
+        Path(folder),
+        sets=sets,
+        progress=progress,
+        data_root=data_root,
+        known_networks=known_networks.default_place(),
+    )
     return load(folder)
 
 

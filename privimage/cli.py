@@ -1,39 +1,26 @@
-"""`privimage synthesize`: the whole method on a person's own images.
+"""`privimage synthesize`, the whole method on a person's own images, and `privimage plan`.
 
 Prints every setting and the budget before the work starts. Mistakes end in one line and exit code
-2 (usage) or 4 (data). The only place of the library that prints, and that through `say`.
+2 (usage) or 4 (data). The only place of the library that prints, and that through `say`. What
+brings torch is imported where it is used: help and a mistyped option are answered at once.
 """
 
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from rich.console import Console
 
-from privimage.api import own_images
-from privimage.errors import ConfigError
+from privimage.errors import BudgetError, ConfigError, DataMissingError
 from privimage.files.plain_yaml import parse_yaml
-from privimage.machine.launch import (
-    is_launched,
-    is_restarted,
-    launch,
-    stopped_with_a_word,
-)
-from privimage.machine.processes import joined
-from privimage.release.export import export_images
-from privimage.release.statement import assumption
-from privimage.run_folder.budget import privacy_plan
-from privimage.run_folder.run import ImageSets
-from privimage.settings.config import RunConfig, load_config
-from privimage.settings.description import assumed_facts, described
-from privimage.settings.presets import preset_settings
-from privimage.stages.pipeline import follow_pipeline, opened, run_pipeline
+from privimage.machine.launch import is_launched, is_restarted, launch, stopped_with_a_word
 from privimage.terminal.command import run_command
 from privimage.terminal.plain_text import plain_handler, say
-from privimage.terminal.progress import StageProgress
+
+if TYPE_CHECKING:
+    from privimage.run_folder.run import ImageSets
+    from privimage.settings.config import RunConfig
 
 app = typer.Typer(
     help="Differentially private synthetic images (PrivImage).",
@@ -41,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
+OTHER_EPSILONS = (1, 2, 5, 10)
 
 
 def main() -> None:
@@ -122,6 +109,13 @@ def synthesize(
         "color": color,
     }
     check_options(preset, options | facts | {"describe": describe})
+
+    from privimage.api import own_images
+    from privimage.settings.config import load_config
+    from privimage.settings.description import described
+    from privimage.settings.presets import preset_settings
+    from privimage.stages.pipeline import opened
+
     with stopped_with_a_word():
         sets = None
         if preset is not None:  # changed settings must not run under the preset's name
@@ -139,31 +133,103 @@ def synthesize(
             run_here(config, folder, sets=sets, data_root=data_root, dry_run=dry_run)
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps `synthesize` a command of its own."""
+@app.command()
+def plan(
+    public: Annotated[str, typer.Option(help="labelled public images, e.g. glyphs or cifar100")],
+    epsilon: Annotated[float, typer.Option(help="privacy budget for everything together")],
+    public_size: Annotated[int, typer.Option(help="number of private images, a round one")],
+    image_size: Annotated[int, typer.Option(help="pixels")],
+    color: Annotated[str, typer.Option(help="grey or rgb")],
+    classes: Annotated[str, typer.Option(help="names or number of the classes; 0 for none")] = "0",
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="override, e.g. --set privacy.num_steps=100")
+    ] = None,
+    data_root: Annotated[Path | None, typer.Option(help="where named image sets lie")] = None,
+) -> None:
+    """Settings, noise, time and memory for what you have, without any private image.
+
+    privimage plan --public glyphs --epsilon 10 --public-size 60000 --classes 10 --image-size 28
+    --color grey
+    """
+    import torch
+
+    from privimage.api import own_images
+    from privimage.data.image_set import ONE_CLASS, ImageSet
+    from privimage.settings.description import described
+
+    overrides = parse_overrides(setting or [])
+    facts = {
+        "public_size": public_size,
+        "classes": classes,
+        "image_size": image_size,
+        "color": color,
+    }
+    with stopped_with_a_word():
+        description = described(None, facts, overrides)
+        shape = (0, 1 if description.color == "grey" else 3, image_size, image_size)
+        nobody = ImageSet(
+            torch.empty(shape, dtype=torch.uint8),
+            torch.empty(0, dtype=torch.int64),
+            description.classes or (ONE_CLASS,),
+            source="planned",
+            public_size=public_size,
+        )
+        config, sets = own_images(
+            nobody,
+            public,
+            epsilon=epsilon,
+            description=description,
+            overrides=overrides,
+            data_root=data_root,
+        )
+        show_plan(config)
+        show_other_epsilons(config)
+        show_estimate(config, sets)
 
 
 def run_here(
-    config: RunConfig,
+    config: "RunConfig",
     folder: Path,
     *,
-    sets: ImageSets | None,
+    sets: "ImageSets | None",
     data_root: Path | None,
     dry_run: bool,
 ) -> None:
     """Run in this process, maybe with others that torchrun started."""
+    from privimage.machine.processes import joined
+    from privimage.release.export import export_images
+    from privimage.stages import known_networks
+    from privimage.stages.pipeline import follow_pipeline, load_image_sets, run_pipeline
+    from privimage.terminal.progress import StageProgress
+
     with joined() as world:
+        expected: dict[str, float] = {}
         if world.is_leader and not is_restarted():
-            show_plan(config, folder)
+            show_plan(config)
+            say(f"run folder: {folder}")
+            if sets is None:  # a preset's plan is shown to those without its images, too
+                try:
+                    sets = load_image_sets(config, data_root=data_root)
+                except DataMissingError as error:
+                    if not dry_run:
+                        raise
+                    say(f"no estimate of the time: {error}")
+            if sets is not None:
+                expected = show_estimate(config, sets, num_processes=world.size)
         if dry_run:
             return
         if not world.is_leader:
             follow_pipeline(config, folder, sets=sets, world=world, data_root=data_root)
             return
-        with StageProgress() as progress:
+        with StageProgress(expected=expected) as progress:
             record = run_pipeline(
-                config, folder, sets=sets, progress=progress, data_root=data_root, world=world
+                config,
+                folder,
+                sets=sets,
+                progress=progress,
+                data_root=data_root,
+                world=world,
+                known_networks=known_networks.default_place(),
             )
     export_images(folder / "images.npz", folder / "images")
     show_result(record, folder)
@@ -196,12 +262,18 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def show_plan(config: RunConfig, folder: Path) -> None:
+def show_plan(config: "RunConfig") -> None:
     """All settings and what will be spent, before anything is done."""
+    import yaml
+
+    from privimage.release.statement import assumption
+    from privimage.run_folder.budget import privacy_plan
+    from privimage.settings.description import assumed_facts
+
     plan = privacy_plan(config).mechanisms
-    out.rule("settings")
+    rule("settings")
     say(*yaml.safe_dump(config.to_dict(), sort_keys=False).splitlines())
-    out.rule("budget")
+    rule("budget")
     privacy = config.privacy
     say(
         f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy for one image, "
@@ -213,13 +285,51 @@ def show_plan(config: RunConfig, folder: Path) -> None:
             f"sampling rate {m.sampling_rate:g}, {m.count} step{'s' * (m.count > 1)}"
         )
     say(assumption(assumed_facts(config.data, public_size=config.data.public_size)))
-    say(f"run folder: {folder}")
+
+
+def show_other_epsilons(config: "RunConfig") -> None:
+    """What the noise of DP-SGD would be for other budgets, all else being the same."""
+    from dataclasses import replace
+
+    from privimage.privacy.dp_sgd import DP_SGD
+    from privimage.run_folder.budget import privacy_plan
+
+    rule("other budgets")
+    for epsilon in OTHER_EPSILONS:
+        other = replace(config, privacy=replace(config.privacy, epsilon=epsilon))
+        try:
+            multiplier = privacy_plan(other).mechanisms[DP_SGD].noise_multiplier
+            noise = f"noise multiplier {multiplier:.4g}"
+        except BudgetError:
+            noise = "the query alone costs more; raise privacy.query_noise_multiplier"
+        say(f"  epsilon {epsilon:g}: {noise}")
+
+
+def show_estimate(
+    config: "RunConfig", sets: "ImageSets", *, num_processes: int = 1
+) -> dict[str, float]:
+    """Time and memory of every stage on this machine; the seconds, for the progress to come."""
+    from privimage.machine import memory
+    from privimage.stages.estimate import PublicFacts, estimate, total_seconds
+    from privimage.terminal.progress import duration
+
+    if num_processes > 1:
+        return {}  # one process says little of how several share a machine
+    memory.keep_freed_blocks()
+    costs = estimate(config, PublicFacts.of(sets))
+    rule("estimate")
+    for stage, cost in costs.items():
+        peak = "" if cost.peak_mib is None else f"  {cost.peak_mib / 1024:5.1f} GiB"
+        say(f"  {stage.replace('_', ' '):<14}{duration(cost.seconds):>9}{peak}")
+    whole = f"  {'whole run':<14}{duration(total_seconds(costs)):>9}"
+    say(f"{whole}, about: each stage was timed on this machine for a second, on made-up images")
+    return {stage: cost.seconds for stage, cost in costs.items()}
 
 
 def show_result(record: dict[str, Any], folder: Path) -> None:
     """What was spent and where everything lies."""
     privacy = record["privacy"]
-    out.rule("done")
+    rule("done")
     say(
         f"spent epsilon {privacy['epsilon']:.4f} of {privacy['target_epsilon']:g} "
         f"(RDP {privacy['epsilon_rdp']:.4f}, PLD {privacy['epsilon_pld']:.4f}) "
@@ -235,3 +345,10 @@ def show_result(record: dict[str, Any], folder: Path) -> None:
         ("privacy_statement.md", "what is promised, and what is not"),
     ):
         say(f"  {folder / name}  {what}")
+
+
+def rule(title: str) -> None:
+    """A heading across the terminal."""
+    from rich.console import Console
+
+    Console().rule(title)

@@ -12,7 +12,9 @@ import tests.typecheck  # noqa: F401  (the hook below looks it up by name)
 hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
 
+from privimage import cli  # noqa: E402
 from privimage.settings.config import load_config  # noqa: E402  (after the hook, which wraps it)
+from privimage.stages import known_networks  # noqa: E402
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
 
 
@@ -64,6 +66,13 @@ def toy_mapping():
             "compile": False,
         },
     }
+
+
+@pytest.fixture(autouse=True)
+def nothing_known_before(monkeypatch):
+    """Commands neither time this machine before each toy run nor use what another test trained."""
+    monkeypatch.setattr(known_networks, "default_place", lambda: None)
+    monkeypatch.setattr(cli, "show_estimate", lambda *args, **named: {})
 
 
 @pytest.fixture(scope="session")

@@ -126,8 +126,13 @@ def test_mistakes_are_named_before_anything_is_written(change, error, message, t
     assert not (tmp_path / "run").exists()
 
 
-def test_importing_the_package_alone_brings_no_torch():
-    code = "import privimage, sys; assert 'torch' not in sys.modules; privimage.PrivacyPlan"
+def test_neither_the_package_nor_the_first_word_of_a_command_brings_torch():
+    code = """if True:
+        import sys
+        import artifact.cli, privimage, privimage.cli
+        assert not {"torch", "numpy", "scipy", "pydantic"} & set(sys.modules)
+        privimage.PrivacyPlan
+    """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

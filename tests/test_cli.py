@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from privimage import cli
+from privimage.stages import pipeline
 from privimage.terminal.plain_text import escaped
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +149,7 @@ def test_sigterm_stops_a_run_and_says_how_to_go_on(monkeypatch, folder, tmp_path
     def stopped(*args, **kwargs):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cli, "run_pipeline", stopped)
+    monkeypatch.setattr(pipeline, "run_pipeline", stopped)
     assert run(monkeypatch, *arguments_for(folder, tmp_path / "out", *TOY)) == 143
     assert "the same command continues" in capsys.readouterr().err
 

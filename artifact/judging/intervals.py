@@ -4,9 +4,7 @@
 """
 
 from collections.abc import Sequence
-
-import numpy as np
-from scipy import stats
+from math import sqrt
 
 from privimage.errors import UserError
 
@@ -20,19 +18,22 @@ def prediction_interval(values: Sequence[float], *, num_metrics: int = 1) -> tup
     `num_metrics` each band takes its share of the 5 % (Bonferroni), so that all of them together
     hold the next run with at least 95 % confidence.
     """
-    factor = float(np.sqrt(1 + 1 / len(values))) if values else 0.0
+    factor = sqrt(1 + 1 / len(values)) if values else 0.0
     return _interval(values, factor=factor, confidence=1 - (1 - CONFIDENCE) / num_metrics)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean ± t·s/√n: where the mean of many runs lies with 95 % confidence."""
-    factor = 1 / float(np.sqrt(len(values))) if values else 0.0
+    factor = 1 / sqrt(len(values)) if values else 0.0
     return _interval(values, factor=factor, confidence=CONFIDENCE)
 
 
 def _interval(values: Sequence[float], *, factor: float, confidence: float) -> tuple[float, float]:
     if len(values) < 2:
         raise UserError(f"an interval of {len(values)} values; give at least 2")
+    import numpy as np  # not above: no other part of `artifact list` and `show` needs them
+    from scipy.special import stdtrit
+
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, df=len(values) - 1))
+    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
     return mean - quantile * deviation * factor, mean + quantile * deviation * factor

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from artifact.claims.doctor import Finding
 from artifact.claims.records import ClaimRecord, record_folder
-from artifact.claims.registry import Claim
+from artifact.claims.registry import Claim, ComputeMinutes
 from artifact.judging.compare import MEANING, Comparison
 from artifact.judging.expected import ExpectedSetting
 from privimage.terminal.plain_text import printable, say
+from privimage.terminal.progress import duration
 
 COLORS = {
     "OK": "green",
@@ -102,6 +103,13 @@ def plan(
             f"sampling rate {event['sampling_rate']:g}, {event['count']} times"
         )
     say("")
+
+
+def cost_here(seconds: dict[str, float], listed: ComputeMinutes) -> None:
+    say("# time on this machine, about: each stage was timed for a second, on made-up images")
+    say(*(f"#   arm {arm}: {duration(of_arm)}" for arm, of_arm in seconds.items()))
+    listing = f"{listed.minutes:g} min on {listed.hardware}"
+    say(f"#   all: {duration(sum(seconds.values()))}; listed: {listing}")
 
 
 def comparison(result: Comparison) -> None:

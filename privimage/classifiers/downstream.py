@@ -7,14 +7,11 @@ accuracy on sensitive test images is outside of the privacy guarantee.
 
 import logging
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
 
 from privimage.classifiers.query_network import accuracy, flip_randomly, train_query_network
@@ -58,18 +55,27 @@ def classify_with(
         return accuracy(
             network, test.images, test.labels, batch_size=config.cnn_batch_size, device=device
         )
-    if kind == "logistic_regression":
-        model = LogisticRegression(C=1.0, solver="lbfgs", max_iter=50_000)
-    else:
-        model = MLPClassifier(max_iter=1000, random_state=seed)
+    from sklearn.exceptions import ConvergenceWarning  # slow to import
+
+    model = pixel_classifier(kind, seed=seed)
     if config.horizontal_flip:  # drawn once: these models see a fixed set
         images = flip_randomly(images, generator=torch.Generator().manual_seed(seed))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(_pixels(images), labels.numpy())
+        model.fit(pixels_as_rows(images), labels.numpy())
     for warning in caught:
         logger.warning("%s: %s", kind, warning.message)
-    return float(model.score(_pixels(test.images), test.labels.numpy()))
+    return float(model.score(pixels_as_rows(test.images), test.labels.numpy()))
+
+
+def pixel_classifier(kind: ClassifierKind, *, seed: int, max_iter: int | None = None) -> Any:
+    """Logistic regression or the perceptron, of scikit-learn; without a limit both converge."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+
+    if kind == "logistic_regression":
+        return LogisticRegression(C=1.0, solver="lbfgs", max_iter=max_iter or 50_000)
+    return MLPClassifier(max_iter=max_iter or 1000, random_state=seed)
 
 
 def train_cnn(
@@ -159,5 +165,5 @@ def _layer(
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
-def _pixels(images: Tensor) -> np.ndarray:
+def pixels_as_rows(images: Tensor) -> np.ndarray:
     return to_model_range(images).flatten(1).numpy()

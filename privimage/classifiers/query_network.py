@@ -18,7 +18,7 @@ from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
 from privimage.run_folder.runlog import RunLog
 from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
-from privimage.settings.config import TrainingConfig
+from privimage.settings.config import QueryNetworkConfig, TrainingConfig
 
 
 class QueryNetwork(nn.Module):
@@ -66,6 +66,19 @@ class QueryNetwork(nn.Module):
     ) -> Float[Tensor, "batch class_"]:
         """Logits over the public classes."""
         return self.head(self.features(x))
+
+
+def new_query_network(
+    config: QueryNetworkConfig, num_classes: int, *, num_channels: int
+) -> QueryNetwork:
+    """The network of these settings, with weights from torch's own generator."""
+    return QueryNetwork(
+        num_classes,
+        num_channels=num_channels,
+        widths=config.widths,
+        blocks=config.blocks,
+        block=config.block,
+    )
 
 
 def train_query_network(

@@ -105,6 +105,20 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def made_up_images(num: int, *, num_channels: int, image_size: int, num_classes: int) -> ImageSet:
+    """Random pixels, the same in every call, for timing and checks before any real image is
+    read.
+    """
+    shape = (num, num_channels, image_size, image_size)
+    return ImageSet(
+        torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator()),
+        torch.arange(num) % num_classes,
+        tuple(map(str, range(num_classes))),
+        source="made up",
+        public_size=num,
+    )
+
+
 def to_model_range(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Bytes to [-1, 1], the range of the diffusion model and of the query network."""
     return images.to(torch.float32) / 127.5 - 1

@@ -17,9 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from pytorch_fid import inception as fid_blocks
 from torch import Tensor, nn
-from torchvision.models.inception import Inception3
 
 from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.image_set import to_model_range
@@ -123,8 +121,12 @@ def _load_inception(path: Path, sha256: str) -> nn.Module:
     return network
 
 
-def _fid_inception() -> Inception3:
+def _fid_inception() -> nn.Module:
     """Inception v3 as TensorFlow's FID has it: its own pooling in nine of the mixed blocks."""
+    # a second to import, for those who have the weights alone
+    from pytorch_fid import inception as fid_blocks
+    from torchvision.models.inception import Inception3
+
     network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
     replacements = {
         "Mixed_5b": fid_blocks.FIDInceptionA(192, pool_features=32),

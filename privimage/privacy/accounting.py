@@ -12,9 +12,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from dp_accounting import NeighboringRelation
+from dp_accounting import NeighboringRelation, get_epsilon_gaussian
 from dp_accounting.pld import privacy_loss_distribution as pld
-from scipy.special import log_ndtr
 
 from privimage.errors import BudgetError, ConfigError
 
@@ -62,15 +61,19 @@ def compute_epsilon(
     return account(mechanisms, delta=delta)
 
 
-def rdp_epsilon(mechanisms: Sequence[Mechanism], *, delta: float) -> float:
-    """Sum of the Renyi divergences, converted by Canonne, Kamath and Steinke (2020), Prop. 12."""
+def rdp_epsilon(
+    mechanisms: Sequence[Mechanism], *, delta: float, allowed: Sequence[float] = RDP_ORDERS
+) -> float:
+    """Sum of the Renyi divergences, converted by Canonne, Kamath and Steinke (2020), Prop. 12, at
+    the best of the `allowed` orders of RDP_ORDERS.
+    """
     _check_delta(delta)
     if not mechanisms:
         return 0.0
     orders = np.array(RDP_ORDERS)
     rdp = sum(m.count * _rdp_curve(m.noise_multiplier, m.sampling_rate) for m in mechanisms)
     epsilons = rdp + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
-    return max(0.0, float(epsilons.min()))
+    return max(0.0, float(epsilons[np.isin(orders, allowed)].min()))
 
 
 def pld_epsilon(mechanisms: Sequence[Mechanism], *, delta: float) -> float:
@@ -89,21 +92,11 @@ def pld_delta(mechanisms: Sequence[Mechanism], *, epsilon: float) -> float:
 
 
 def gaussian_epsilon(noise_multiplier: float, *, delta: float) -> float:
-    """Exact epsilon of one Gaussian mechanism (Balle and Wang 2018, Theorem 8), by bisection."""
+    """Exact epsilon of one Gaussian mechanism (Balle and Wang 2018, Theorem 8), rounded up."""
     _check_delta(delta)
-
-    def exceeds(epsilon: float) -> bool:
-        shift, half = epsilon * noise_multiplier, 0.5 / noise_multiplier
-        log_gain, log_loss = log_ndtr(half - shift), epsilon + log_ndtr(-half - shift)
-        return math.exp(log_gain) * -math.expm1(log_loss - log_gain) > delta
-
-    low, high = 0.0, 1.0
-    while exceeds(high):
-        low, high = high, 2 * high
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if exceeds(middle) else (low, middle)
-    return high
+    with np.errstate(divide="ignore"):  # its first guess is far off for multipliers above 10,000
+        found = get_epsilon_gaussian(noise_multiplier, delta, tol=1e-12)
+    return found * (1 + 1e-12) + 1e-12
 
 
 def calibrate_noise_multiplier(
@@ -120,8 +113,8 @@ def calibrate_noise_multiplier(
     `tolerance` at most less.
 
     The published search: doubled from 20 until epsilon holds, then bisected until epsilon is met
-    within the tolerance; .01 gives the paper's own values. BudgetError when what is spent leaves
-    nothing.
+    within the tolerance; .01 gives the paper's own values, which a library's root finder would
+    miss. BudgetError when what is spent leaves nothing.
     """
 
     def cost(multiplier: float) -> float:

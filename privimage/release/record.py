@@ -16,6 +16,7 @@ from typing import Any
 from privimage.diffusion.build import num_parameters
 from privimage.files.durable import write_durably, write_json_durably
 from privimage.machine.environment import describe_environment
+from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.query import QUERY, query_sensitivity
 from privimage.release.model_card import model_card
@@ -122,7 +123,7 @@ def steps_taken(run: Run) -> int:
 def code_identity() -> dict[str, str]:
     """The package's version, and SHA-256 over its sources: the same wherever they lie."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.j2")]):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     try:
@@ -140,6 +141,7 @@ def _privacy(run: Run) -> dict[str, Any]:
         "epsilon": ledger.reserved_epsilon(promised.accountant),
         "epsilon_rdp": ledger.reserved_epsilon("rdp"),
         "epsilon_pld": ledger.reserved_epsilon("pld"),
+        "counted_again": second_opinions(ledger),
         "target_epsilon": promised.epsilon,
         "delta": promised.delta,
         "accountant": promised.accountant,

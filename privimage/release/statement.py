@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.ledger import PrivacyLedger
+from privimage.release.documents import filled_in
 
 FORMAT = 3
 NOT_COVERED = (
@@ -98,7 +100,10 @@ class Circumstances:
 
 
 def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, Any]:
-    """The statement as JSON-able values: target, spent, mechanisms, what is not covered."""
+    """The statement as JSON-able values: target, spent, mechanisms, what is not covered.
+
+    BudgetError, and no statement, if another library counts more than was promised.
+    """
     record, ended_early = ledger.to_dict(), _ended_early(ledger)
     return {
         "format": FORMAT,
@@ -114,6 +119,7 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
             "epsilon_pld": ledger.reserved_epsilon("pld"),
             "delta": record["delta"],
         },
+        "counted_again": second_opinions(ledger),
         "mechanisms": [_mechanism(e, about.releases[e["name"]]) for e in record["events"]],
         "clip_norm": about.clip_norm,
         "noise_multiplicity": about.noise_multiplicity,
@@ -136,54 +142,9 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
 
 def statement_markdown(statement: dict[str, Any]) -> str:
     """The statement as a page of plain words, with a place to sign."""
-    target, spent, code = statement["target"], statement["spent"], statement["code"]
-    title = "Privacy statement: NO GUARANTEE" if statement["insecure"] else "Privacy statement"
-    return f"""# {title}
-
-{_verdict(statement)}
-
-- Promised: epsilon {target["epsilon"]:g} at delta {target["delta"]:g}, accounted by
-  {target["accountant"].upper()}.
-- Spent: epsilon {spent["epsilon_rdp"]:.4f} by RDP, {spent["epsilon_pld"]:.4f} by PLD. Both
-  are upper bounds for everything below together. All that is reserved counts as spent, used or not:
-  it was fixed before the images were looked at, and where a run ends may hang on run times.
-- Unit: {statement["unit"]}. Two image sets are neighbours if one is the other with one image
-  added or removed.
-- Random numbers of sampling and noise: {_source(statement)}
-- Code: privimage {code["version"]}; SHA-256 of its sources `{code["sha256"]}`.
-- The image set is named by a hash under a key that its owner keeps: `{statement["data_id"]}`.
-
-## What was computed from the sensitive images
-
-{_mechanism_table(statement["mechanisms"])}
-
-A noise multiplier is the noise's standard deviation divided by the sensitivity, the most that one
-image can change the result (L2 norm). Uses are recorded before their result is used.
-
-{_bullets(_mechanism_notes(statement))}
-
-## What may be published
-
-All of it follows from the results above at no further cost, or from public data.
-
-{_bullets(f"`{name}`: {what}" for name, what in statement["released"].items())}
-
-Keep the rest of the run folder to yourself:
-
-{_bullets(statement["kept_back"])}
-
-## What is not covered
-
-{_bullets(statement["not_covered"])}
-
-## Notes
-
-{_bullets(statement["notes"])}
-
-## Decision
-
-{_decision(statement)}
-"""
+    spent = statement["spent"]
+    rate = largest_guess_rate(epsilon=spent["epsilon"], delta=spent["delta"])
+    return filled_in("privacy_statement.md", **statement, guess_rate=rate)
 
 
 def assumption(facts: Sequence[str]) -> str:
@@ -208,24 +169,6 @@ def largest_guess_rate(*, epsilon: float, delta: float) -> float:
     return min(1.0, (1 + delta * math.exp(-epsilon)) / (1 + math.exp(-epsilon)))
 
 
-def _verdict(statement: dict[str, Any]) -> str:
-    spent = statement["spent"]
-    if statement["insecure"]:
-        return (
-            "**NO GUARANTEE.** The noise of this run comes from a fixed seed, for reproduction. "
-            "Whoever knows the seed can remove it. Do not release anything of this run if its "
-            "images are sensitive; the figures below are what a run with secure randomness would "
-            "have."
-        )
-    rate = 100 * largest_guess_rate(epsilon=spent["epsilon"], delta=spent["delta"])
-    return (
-        "What this run releases (listed below) is "
-        f"({spent['epsilon']:.4f}, {spent['delta']:g})-differentially private. Someone who sees "
-        "it, knows all other images and guesses whether one given image was used is right at "
-        f"most {rate:.3f} % of the time (50 % is a coin)."
-    )
-
-
 def _mechanism(event: dict[str, Any], release: Release) -> dict[str, Any]:
     rate = event["sampling_rate"]
     sampling = "all images" if rate == 1 else f"Poisson, each image with probability {rate:.6g}"
@@ -244,35 +187,6 @@ def _mechanism(event: dict[str, Any], release: Release) -> dict[str, Any]:
         "sensitivity_reason": release.reason,
         "noise_standard_deviation": release.sensitivity * event["noise_multiplier"],
     }
-
-
-def _mechanism_table(mechanisms: list[dict[str, Any]]) -> str:
-    head = "| mechanism | sensitivity | noise multiplier | noise deviation | sampling | uses |"
-    rows = (
-        f"| {m['name']} | {m['sensitivity_l2']:.6g} | {m['noise_multiplier']:.6g} "
-        f"| {m['noise_standard_deviation']:.6g} | {m['sampling']} "
-        f"| {m['uses']} |"
-        for m in mechanisms
-    )
-    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
-
-
-def _mechanism_notes(statement: dict[str, Any]) -> list[str]:
-    notes = []
-    for m in statement["mechanisms"]:
-        notes.append(f"{m['name']} gives out {m['released']}. {m['sensitivity_reason']}")
-        lost = m["charged"] - m["taken"] if "taken" in m else 0
-        if lost:
-            notes.append(
-                f"{lost} of the {m['charged']} charged uses of {m['name']} were lost in a crash: "
-                "they count as spent, were not repeated, and are not in what is released."
-            )
-    return [
-        *notes,
-        f"Clip norm {statement['clip_norm']:g}; {statement['noise_multiplicity']} noise copies of "
-        "an image share one clipped gradient; the noisy sum is divided by "
-        f"{statement['expected_batch_size']:g}, which is sampling rate times published size.",
-    ]
 
 
 def _ended_early(ledger: PrivacyLedger) -> bool:
@@ -304,22 +218,3 @@ def _taken_over(entry: str | None) -> list[str]:
         "The private model was made by another run with the same settings, whose ledger this is; "
         "the code is this run's. Which public facts that run assumed is in its own statement."
     ]
-
-
-def _source(statement: dict[str, Any]) -> str:
-    if statement["insecure"]:
-        return "a FIXED SEED (insecure, for reproduction only)."
-    return "the operating system's cryptographic generator."
-
-
-def _decision(statement: dict[str, Any]) -> str:
-    if statement["insecure"]:
-        return "There is nothing to approve: a run without a guarantee is not to be released."
-    blank = "_" * 40
-    fields = ("Conditions", "Name and office", "Date", "Signature")
-    boxes = ("[ ] approved for release", "[ ] refused")
-    return _bullets([*boxes, *(f"{name}: {blank}" for name in fields)])
-
-
-def _bullets(lines: Any) -> str:
-    return "\n".join(f"- {line}" for line in lines)

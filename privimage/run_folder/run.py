@@ -73,23 +73,15 @@ class Run:
     world: World = ALONE  # only the leader reads and writes the folders
     on_release: Observer = unobserved  # of the steps of DP-SGD
     inception_weights: Path | None = None  # without them FID is not measured
+    known_networks: Path | None = None  # where query networks of published sets are kept
 
     @property
     def device(self) -> torch.device:
-        name = self.config.performance.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(name)
+        return device_of(self.config)
 
     @property
     def compute(self) -> Compute:
-        """Workers, precision and compiling for pre-training and sampling."""
-        wanted = self.config.performance
-        return Compute(
-            num_workers=default_num_workers(self.device, wanted.num_threads),
-            precision=resolved_precision(wanted.precision, self.device),
-            compiled=bool(wanted.compile),
-        )
+        return compute_of(self.config)
 
     def inputs(self, stage: "Stage") -> dict[str, Any]:
         """What the stage depends on; a rehearsal's results are never taken for others."""
@@ -152,6 +144,24 @@ class Stage:
     work: Callable[[Run], list[str]]
     is_shared: bool = False  # its files lie in Run.shared
     charges: str | None = None  # name of the ledger's reservation
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """The one that is set, or for "auto" a GPU where there is one."""
+    name = config.performance.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def compute_of(config: RunConfig) -> Compute:
+    """Workers, precision and compiling for pre-training and sampling."""
+    device, wanted = device_of(config), config.performance
+    return Compute(
+        num_workers=default_num_workers(device, wanted.num_threads),
+        precision=resolved_precision(wanted.precision, device),
+        compiled=bool(wanted.compile),
+    )
 
 
 def checkpoint_folder(folder: Path, stage: str) -> Path:

@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from privimage.data.image_set import ImageSet
@@ -40,6 +39,8 @@ def select_by_matching(
     """The assignment of k distinct public classes to every label with the largest total noisy
     count.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     check_selection_fits(noisy.shape[0], noisy.shape[1], classes_per_label)
     slots = np.repeat(noisy.numpy(), classes_per_label, axis=0)
     rows, columns = linear_sum_assignment(slots, maximize=True)

@@ -30,6 +30,7 @@ from privimage.files.plain_files import refuse_links
 from privimage.machine import memory
 from privimage.machine.hardware import usable_cores
 from privimage.machine.processes import ALONE, World
+from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.plan import PrivacyPlan
 from privimage.privacy.query import QUERY, charge_answer, check_selection_fits
@@ -67,6 +68,7 @@ def run_pipeline(
     data_root: Path | None = None,
     world: World = ALONE,
     on_release: Observer = unobserved,
+    known_networks: Path | None = None,
 ) -> dict[str, Any]:
     """Run all stages in `folder` and return the record (also in record.json).
 
@@ -74,8 +76,10 @@ def run_pipeline(
     `shared` is a folder for the public query network, so that several runs train it once; `donor`
     a run to take the first stages from. With several processes this is what the leader of `world`
     calls, and `follow_pipeline` what the others call. `on_release` is shown the noisy gradient of
-    every step of DP-SGD, which may be published as the weights may. Raises a UserError before any
-    work for what a user can put right, and BudgetError if the promise cannot be kept.
+    every step of DP-SGD, which may be published as the weights may. `known_networks` is a folder of
+    query networks that earlier runs trained on published sets; without it one is trained. Raises a
+    UserError before any work for what a user can put right, and BudgetError if the promise cannot
+    be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     memory.keep_freed_blocks()
@@ -85,6 +89,7 @@ def run_pipeline(
         sets, plan, ledger, source = found
         if donor is None or not donor.brings_ledger:  # else it has spent it, as was checked
             plan.reserve(ledger)
+        second_opinions(ledger)  # now, while nothing is spent on a promise that they refute
         (folder / "record.json").unlink(missing_ok=True)
         write_durably(folder / "config.yaml", yaml.safe_dump(config.to_dict()).encode())
         key = data_key(folder)
@@ -104,6 +109,7 @@ def run_pipeline(
             world=world,
             on_release=on_release,
             inception_weights=find_inception(data_root or default_data_root()),
+            known_networks=known_networks,
         )
         measured = {stage.name: run_stage(run, stage) for stage in STAGES}
         record = make_record(run, measured)

@@ -14,7 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from privimage.classifiers.query_network import QueryNetwork, accuracy, train_query_network
+from privimage.classifiers.query_network import (
+    QueryNetwork,
+    accuracy,
+    new_query_network,
+    train_query_network,
+)
 from privimage.diffusion.generate import sample_grid
 from privimage.errors import RunFolderError
 from privimage.files.durable import json_bytes, write_json_durably
@@ -29,6 +34,7 @@ from privimage.semantics.selection import (
     select_by_masking,
     select_by_matching,
 )
+from privimage.stages import known_networks
 
 
 def query_network_inputs(run: Run) -> dict[str, Any]:
@@ -40,12 +46,18 @@ def query_network_inputs(run: Run) -> dict[str, Any]:
 
 
 def train_network(run: Run) -> list[str]:
-    """Train on nine tenths of the public set; report the accuracy on the rest."""
+    """Train on nine tenths of the public set; report the accuracy on the rest. One that an earlier
+    run trained from the same images, settings and seed is taken instead.
+    """
     public = run.sets.public
     order = torch.from_numpy(np.random.default_rng([run.config.seed, 1]).permutation(len(public)))
     held_out, training = order[: len(public) // 10], order[len(public) // 10 :]
     torch.manual_seed(run.config.seed)
-    network = new_query_network(run, public.num_classes)
+    network = untrained_query_network(run, public.num_classes)
+    files, inputs = [known_networks.WEIGHTS, known_networks.FACTS], query_network_inputs(run)
+    is_known = run.world.is_leader and known_networks.recall(run, inputs, network)
+    if run.world.broadcast_flag(is_known):
+        return files
     train_query_network(
         network,
         public.images[training],
@@ -64,21 +76,17 @@ def train_network(run: Run) -> list[str]:
         batch_size=1000,
         device=run.device,
     )
-    save_weights(run.shared / "query_network.safetensors", network.state_dict(), insecure=False)
+    save_weights(run.shared / known_networks.WEIGHTS, network.state_dict(), insecure=False)
     facts = {"public_validation_accuracy": share, "num_classes": public.num_classes}
-    write_json_durably(run.shared / "query_network.json", facts)
-    return ["query_network.safetensors", "query_network.json"]
+    write_json_durably(run.shared / known_networks.FACTS, facts)
+    known_networks.keep(run, inputs)
+    return files
 
 
-def new_query_network(run: Run, num_classes: int) -> QueryNetwork:
-    config = run.config.query_network
-    return QueryNetwork(
-        num_classes,
-        num_channels=run.sets.sensitive.num_channels,
-        widths=config.widths,
-        blocks=config.blocks,
-        block=config.block,
-    ).to(run.device)
+def untrained_query_network(run: Run, num_classes: int) -> QueryNetwork:
+    num_channels = run.sets.sensitive.num_channels
+    network = new_query_network(run.config.query_network, num_classes, num_channels=num_channels)
+    return network.to(run.device)
 
 
 def trained_query_network(run: Run) -> QueryNetwork:
@@ -86,7 +94,7 @@ def trained_query_network(run: Run) -> QueryNetwork:
     facts: dict[str, Any] = {}
     if run.world.is_leader:
         facts = json.loads((run.shared / "query_network.json").read_text())
-    network = new_query_network(run, run.world.broadcast(facts)["num_classes"])
+    network = untrained_query_network(run, run.world.broadcast(facts)["num_classes"])
     run.load_weights(run.shared / "query_network.safetensors", network)
     return network.eval()
 

@@ -6,6 +6,7 @@ stdout holds results only.
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -26,9 +27,14 @@ REFRESH_SECONDS = 0.2
 
 
 class StageProgress:
-    """Call it with (stage, done, total); use it as a context. `stream` is a text file."""
+    """Call it with (stage, done, total); use it as a context. `stream` is a text file.
 
-    def __init__(self, *, stream: Any = None) -> None:
+    `expected` is the seconds of every stage, in their order, as they were estimated before: with
+    them the time left of the whole run is told as well.
+    """
+
+    def __init__(self, *, stream: Any = None, expected: Mapping[str, float] | None = None) -> None:
+        self._expected = dict(expected or {})
         self._stream = stream or sys.stderr
         self._stage: str | None = None
         self._started = self._shown = time.monotonic()
@@ -62,19 +68,41 @@ class StageProgress:
     def _begin(self, stage: str, total: int, now: float) -> None:
         self._stage, self._started = stage, now
         if self._bars:
-            self._task = self._bars.add_task(_title(stage), total=max(total, 1))
+            self._task = self._bars.add_task(_title(stage), total=max(total, 1), whole="")
 
     def _show(self, done: int, total: int, seconds: float) -> None:
-        if self._bars and self._task is not None:
-            self._bars.update(self._task, completed=min(done, total) if total else 1)
-            return
         share = done / total if total else 1.0
         known = seconds >= 1 and 0 < share < 1
-        left = f", about {seconds / share - seconds:.0f} s left" if known else ""
+        left = seconds / share - seconds if known else None
+        whole = self._whole_left(share, left)
+        if self._bars and self._task is not None:
+            done = min(done, total) if total else 1
+            self._bars.update(self._task, completed=done, whole=whole)
+            return
+        of_stage = "" if left is None else f", about {left:.0f} s left"
         title = _title(self._stage or "")
-        line = f"{title}: {done}/{total} ({share:.0%}), {seconds:.0f} s{left}"
+        of_run = f"; {whole}" if whole else ""
+        line = f"{title}: {done}/{total} ({share:.0%}), {seconds:.0f} s{of_stage}{of_run}"
         self._stream.write(line + "\n")
         self._stream.flush()
+
+    def _whole_left(self, share: float, left_of_stage: float | None) -> str:
+        """What is left of the run: of this stage by its own pace, of later ones as estimated."""
+        if self._stage not in self._expected:
+            return ""
+        later = list(self._expected.values())[list(self._expected).index(self._stage) + 1 :]
+        if left_of_stage is None:
+            left_of_stage = (1 - share) * self._expected[self._stage]
+        return f"whole run: about {duration(left_of_stage + sum(later))} left"
+
+
+def duration(seconds: float) -> str:
+    """For people, with two digits: 40 s, 3 min, 2.5 h, 3.1 days."""
+    for size, unit in ((86_400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            digits = 1 if seconds < 10 * size and unit != "min" else 0
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _title(stage: str) -> str:
@@ -88,5 +116,6 @@ def _bars(stream: Any) -> Progress:
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[whole]}", markup=False),
         console=Console(file=stream),
     )

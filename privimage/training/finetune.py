@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from privimage.data.image_set import ImageSet, to_model_range
+from privimage.data.image_set import ImageSet, made_up_images, to_model_range
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import denoising_loss, noise_levels
@@ -201,15 +201,11 @@ def made_up_examples(
     denoiser: Denoiser, config: FinetuneConfig, num_images: int
 ) -> tuple[Tensor | None, ...]:
     """Examples of the same shapes from random pixels, for timing before any real image is read."""
-    size = denoiser.unet.config.image_size
-    shape = (num_images, denoiser.unet.config.num_channels, size, size)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator())
-    made_up = ImageSet(
-        images=pixels,
-        labels=torch.arange(num_images) % max(1, denoiser.null_label),
-        class_names=tuple(str(label) for label in range(max(1, denoiser.null_label))),
-        source="made up",
-        public_size=num_images,
+    made_up = made_up_images(
+        num_images,
+        num_channels=denoiser.unet.config.num_channels,
+        image_size=denoiser.unet.config.image_size,
+        num_classes=max(1, denoiser.null_label),
     )
     indices = torch.arange(num_images)
     return noisy_examples(made_up, indices, denoiser, config, seed=0, step=0)

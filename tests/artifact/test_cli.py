@@ -201,6 +201,8 @@ def test_a_dry_run_prints_settings_and_ledger_and_writes_nothing(artifact, tmp_p
     assert code == 0
     assert "noise_multiplicity: 4" in out
     assert "ledger of arm plain" in out
+    assert "#   arm plain: " in out
+    assert "listed: " in out
     assert not (tmp_path / "runs").exists()
 
 

@@ -136,11 +136,12 @@ def test_without_a_guarantee_the_card_says_so_at_the_top(toy_settings, finished,
     assert "differentially private" not in section(card, "Privacy")
 
 
-def test_the_code_is_named_by_its_content_and_not_by_its_place(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["privacy/rng.py", "release/templates/model_card.md.j2"])
+def test_the_code_is_named_by_its_content_and_not_by_its_place(tmp_path, monkeypatch, name):
     here = code_identity()
     shutil.copytree(Path(record.__file__).parents[1], tmp_path / "copy")
     monkeypatch.setattr(record, "__file__", str(tmp_path / "copy" / "release" / "record.py"))
     assert code_identity() == here
-    with (tmp_path / "copy" / "privacy" / "rng.py").open("a") as file:
+    with (tmp_path / "copy" / name).open("a") as file:
         file.write("\n")
     assert code_identity()["sha256"] != here["sha256"]

@@ -12,6 +12,7 @@ import yaml
 from privimage.errors import BudgetError, ConfigError, RunFolderError
 from privimage.evaluation import evaluate as evaluate_module
 from privimage.evaluation.features import Extractor
+from privimage.privacy import accounting
 from privimage.privacy.accounting import compute_epsilon
 from privimage.release.image_files import load_images
 from privimage.run_folder.budget import privacy_plan
@@ -58,6 +59,8 @@ def test_a_run_leaves_all_its_products_and_an_honest_record(toy_settings, tmp_pa
     assert record["privacy"]["epsilon"] == pytest.approx(spent, rel=1e-12)
     assert 9.99 < record["privacy"]["epsilon"] <= 10
     assert record["privacy"]["epsilon_pld"] < record["privacy"]["epsilon_rdp"]
+    by_opacus = record["privacy"]["counted_again"]["opacus"]["epsilon"]
+    assert by_opacus == pytest.approx(record["privacy"]["epsilon_rdp"], rel=1e-9)
     assert record["insecure"] is False
     assert 0 <= record["metrics"]["cnn_accuracy"] <= 1
     assert record["metrics"]["frechet_query_network"] > 0
@@ -260,6 +263,18 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     with pytest.raises(error, match=part):
         run_pipeline(load_config(toy_settings, overrides), folder)
     assert not folder.exists()
+
+
+def test_a_promise_that_another_library_refutes_ends_before_an_image_is_used(
+    toy_settings, tmp_path, shared, monkeypatch
+):
+    curve = accounting._rdp_curve
+    monkeypatch.setattr(accounting, "_rdp_curve", lambda *mechanism: 0.95 * curve(*mechanism))
+    with pytest.raises(BudgetError, match=r"opacus .* counts a total epsilon of 10"):
+        run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert [event["charged"] for event in ledger["events"]] == [0, 0]
+    assert not any((tmp_path / name).exists() for name in PRODUCTS if name != "ledger.json")
 
 
 def test_a_second_process_in_the_same_folder_is_refused(toy_settings, tmp_path):

@@ -60,3 +60,24 @@ def test_on_a_terminal_every_stage_gets_a_bar(clock):
         show("pretrain", 1, 2)
         show("pretrain", 2, 2)
     assert "pretrain" in stream.getvalue()
+
+
+def test_the_time_left_of_the_whole_run_counts_the_stages_to_come(clock):
+    stream = io.StringIO()
+    show = StageProgress(stream=stream, expected={"pretrain": 40, "finetune": 7200, "generate": 60})
+    show("pretrain", 1, 4)  # no pace yet: three quarters of 40 s, 7260 s
+    assert stream.getvalue().endswith("0 s; whole run: about 2.0 h left\n")
+    clock[0] += 20.0
+    show("pretrain", 2, 4)
+    show("generate", 1, 2)
+    assert stream.getvalue().endswith("whole run: about 30 s left\n")
+    show("evaluate", 1, 2)  # nobody expected it
+    assert "whole" not in stream.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3, "3 s"), (119, "119 s"), (125, "2 min"), (9000, "2.5 h"), (2e5, "2.3 days")],
+)
+def test_durations_have_two_digits(seconds, text):
+    assert progress.duration(seconds) == text

@@ -3,7 +3,7 @@
 As the published scripts do: the aligned images, centre crop to 178 pixels (their short edge),
 bilinear to 32 or 64. The published partition: its train images, and its test images; the validation
 images are left out. One class, or two by the attribute Male. Published images, so a disk may keep
-them.
+them. torchvision's reader is not used: it wants all 202,599 images unpacked.
 """
 
 import csv

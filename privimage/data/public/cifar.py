@@ -2,6 +2,7 @@
 
 Both sets are public (Krizhevsky 2009). A file is read only if its MD5 is the published one, and
 even then by an unpickler that can make numpy arrays and basic types and nothing else.
+torchvision's reader is not used: it unpickles whatever objects a file asks for.
 """
 
 import hashlib

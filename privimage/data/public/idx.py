@@ -1,7 +1,8 @@
 """The IDX files of MNIST and Fashion-MNIST, plain or gzipped, read within their stated size.
 
 Both sets are public. Two bytes of zero, a type code, the number of dimensions, the dimensions as
-big-endian 32-bit numbers, then the values.
+big-endian 32-bit numbers, then the values. torchvision's reader is not used: it reads whatever a
+file holds before it looks at the stated size, and wants it unpacked.
 """
 
 import gzip

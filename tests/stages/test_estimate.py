@@ -1,0 +1,122 @@
+"""What a run is expected to cost, held against what it cost; and who may see what for it."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from privimage import cli
+from privimage.settings.config import load_config
+from privimage.stages import estimate as module
+from privimage.stages.estimate import Pace, PublicFacts, estimate
+from privimage.stages.pipeline import load_image_sets, run_pipeline
+
+SHOW_ESTIMATE = cli.show_estimate  # the real one, which other tests of the commands leave out
+FACTS = PublicFacts(
+    num_channels=1, num_labels=10, public_size=1000, num_public=500, num_public_classes=20
+)
+# long enough to be timed, in every stage that trains or draws
+SETTINGS = {
+    "name": "estimated",
+    "data": {"sensitive": "digits", "public": "glyphs", "image_size": 8, "color": "grey"},
+    "privacy": {
+        "epsilon": 10.0,
+        "delta": 1e-5,
+        "query_noise_multiplier": 10.0,
+        "sampling_rate": 0.1,
+        "num_steps": 12,
+        "clip_norm": 0.001,
+    },
+    "query_network": {
+        "widths": [8],
+        "blocks": [1],
+        "block": "basic",
+        "epochs": 2,
+        "batch_size": 128,
+        "learning_rate": 0.1,
+    },
+    "selection": {"classes_per_label": 1},
+    "network": {"base_channels": 16, "channel_multipliers": [1, 2], "attention_resolutions": [4]},
+    "pretrain": {"num_images": 6_400, "batch_size": 64, "learning_rate": 1e-3},
+    "finetune": {"learning_rate": 1e-3, "noise_multiplicity": 2},
+    "sampling": {"num_images": 200, "num_steps": 10},
+    "performance": {"num_threads": 1, "strategy": "folded", "micro_batch_size": 16},
+}
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(module, "SECONDS", 0.1)
+
+
+@pytest.mark.slow
+def test_a_run_costs_about_what_was_expected(tmp_path):
+    config = load_config(SETTINGS)
+    sets = load_image_sets(config)
+    expected = estimate(config, PublicFacts.of(sets))
+    assert list(expected) == ["query_network", "query", "pretrain", "finetune", "generate"]
+    took = run_pipeline(config, tmp_path, sets=sets)["timings_seconds"]
+    for stage in ("pretrain", "finetune"):  # the machine may be busy now and not then
+        assert 1 / 3 < expected[stage].seconds / took[stage] < 3, stage
+        assert (expected[stage].peak_mib or 1) > 0
+
+
+def test_twice_the_work_takes_twice_the_time():
+    once = load_config(SETTINGS)
+    twice = load_config(
+        SETTINGS,
+        {
+            "pretrain.num_images": 4 * 6_400,
+            "privacy.num_steps": 48,
+            "sampling.num_images": 800,
+            "query_network.epochs": 8,
+        },
+    )
+    first, second = estimate(once, FACTS), estimate(twice, FACTS)
+    for stage in ("query_network", "pretrain", "generate"):
+        assert 2 < second[stage].seconds / first[stage].seconds < 8, stage
+
+
+@pytest.mark.parametrize(
+    ("strategy", "missing"), [("none", {"query", "pretrain"}), ("random", {"query"})]
+)
+def test_what_an_arm_leaves_out_costs_nothing(strategy, missing):
+    config = load_config(SETTINGS, {"selection.strategy": strategy})
+    stages = {"query_network", "query", "pretrain", "finetune", "generate"}
+    assert set(estimate(config, FACTS)) == stages - missing
+
+
+def test_an_evaluation_and_a_rehearsal_are_counted():
+    config = load_config(SETTINGS, {"stage_seconds": 0.01})
+    costs = estimate(config, replace(FACTS, num_test=100))
+    assert costs["evaluate"].seconds > costs["query"].seconds
+    assert costs["finetune"].seconds == costs["pretrain"].seconds == 0.01
+
+
+def test_the_first_step_warms_up_and_does_not_count(monkeypatch):
+    now = iter([0.0, 100.0, 100.1, 100.2, 100.3])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(now))
+    pace = Pace()
+    for _ in range(3):
+        pace.step()
+        assert not pace.is_known()
+    pace.step()
+    assert pace.is_known()
+    assert pace.seconds == pytest.approx(0.1)
+
+
+def test_a_plan_needs_no_private_image_and_tells_noise_and_time(monkeypatch, capsys):
+    facts = ("--public-size", "1000", "--classes", "10", "--image-size", "8", "--color", "grey")
+    toy = ("--set", "network.base_channels=8", "--set", "privacy.num_steps=5")
+    command = ("plan", "--public", "glyphs", "--epsilon", "5", *facts, *toy)
+    monkeypatch.setattr("sys.argv", ["privimage", *command])
+    monkeypatch.setattr(cli, "show_estimate", SHOW_ESTIMATE)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert "public_size: 1000" in printed
+    assert "assumed: []" in printed
+    assert printed.count("noise multiplier") == 2 + 4  # the two mechanisms, and other budgets
+    for stage in ("query network", "query", "pretrain", "finetune", "generate", "whole run"):
+        assert f"\n  {stage} " in printed
