@@ -6,7 +6,7 @@ PART ?=
 SEED ?= 0
 IMAGE ?= privimage
 CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile
 .PHONY: setup demo smoke test test-slow mutants check bench image clean
 
 setup: .venv/.installed

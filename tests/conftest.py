@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from importlib import import_module
 
 import pytest
 import torch
@@ -9,13 +10,31 @@ from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  (the hook below looks it up by name)
 
+# Beneath the hook these would be compiled anew in every process; it leaves alone what it finds.
+for name in ("dp_accounting.pld", "matplotlib.figure", "pytorch_fid.inception", "rich.console"):
+    import_module(name)
+import_module("sklearn.linear_model")
 hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
 
-from privimage import cli  # noqa: E402
-from privimage.settings.config import load_config  # noqa: E402  (after the hook, which wraps it)
+from privimage import cli  # noqa: E402  (after the hook, which wraps what is imported)
+from privimage.classifiers import downstream  # noqa: E402
+from privimage.settings.config import load_config  # noqa: E402
 from privimage.stages import known_networks  # noqa: E402
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_perceptron():
+    """A hundred rounds of scikit-learn's perceptron: on toys, most of a run's time went into it."""
+    whole = downstream.pixel_classifier
+
+    def brief(kind, *, seed, max_iter=None):
+        return whole(kind, seed=seed, max_iter=max_iter or (100 if kind == "mlp" else None))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(downstream, "pixel_classifier", brief)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +68,7 @@ def toy_mapping():
         "selection": {"classes_per_label": 2},
         "network": {
             "base_channels": 8,
-            "channel_multipliers": [1, 1],
+            "channel_multipliers": [1],
             "attention_resolutions": [],
             "blocks_per_level": 1,
         },

@@ -20,9 +20,16 @@ QUICK = {
     "privacy.num_steps": 2,
     "privacy.sampling_rate": 0.1,
     "query_network.epochs": 1,
+    "query_network.widths": [8],
+    "query_network.blocks": [1],
+    "query_network.batch_size": 512,
+    "network.base_channels": 8,
+    "network.channel_multipliers": [1],
+    "network.attention_resolutions": [],
     "pretrain.num_images": 128,
     "sampling.num_images": 20,
     "sampling.num_steps": 2,
+    "performance.num_threads": 1,
     "performance.strategy": "loop",
 }
 
@@ -88,14 +95,14 @@ def test_both_sets_may_be_image_sets_and_an_empty_private_one_is_not_looked_for_
     digits, tmp_path
 ):
     public = load_image_set("glyphs", "train", preparation=Preparation(8, "grey"))
-    empty = ImageSet(digits.images[:0], digits.labels[:0], digits.class_names, "none", 50)
+    empty = ImageSet(digits.images[:0], digits.labels[:0], digits.class_names, "none", 200)
     made = privimage.synthesize(
         empty,
         public=public,
         epsilon=10,
         folder=tmp_path / "run",
         class_names=digits.class_names,
-        public_size=50,
+        public_size=200,
         image_size=8,
         color="grey",
         settings=QUICK,

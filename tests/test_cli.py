@@ -1,5 +1,7 @@
+import io
 import json
 import signal
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +15,20 @@ from privimage.terminal.plain_text import escaped
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of eight grey images of 9x12 pixels, as a stranger might have them."""
+def two_classes(folder):
+    """Cats and dogs, eight grey images each of 9x12 pixels, as a stranger might have them."""
     generator = np.random.default_rng(0)
     for name in ("cats", "dogs"):
-        (tmp_path / "mine" / name).mkdir(parents=True)
+        (folder / name).mkdir(parents=True)
         for number in range(8):
             pixels = generator.integers(0, 256, (9, 12), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "mine" / name / f"{number}.png")
-    return tmp_path / "mine"
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return two_classes(tmp_path / "mine")
 
 
 TOY = (
@@ -31,11 +37,12 @@ TOY = (
     "query_network.blocks=[1]",
     "query_network.batch_size=512",
     "network.base_channels=8",
-    "network.channel_multipliers=[1, 1]",
+    "network.channel_multipliers=[1]",
     "network.attention_resolutions=[]",
     "pretrain.num_images=64",
     "privacy.num_steps=2",
     "sampling.num_steps=2",
+    "performance.num_threads=1",
 )
 
 
@@ -61,10 +68,18 @@ def arguments_for(folder, out, *settings, epsilon="5", public="glyphs"):
     )
 
 
-def test_own_images_become_synthetic_images_with_a_statement(monkeypatch, folder, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert run(monkeypatch, *arguments_for(folder, out, *TOY)) == 0
-    printed = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished command: the images in `mine`, its run in `out`, and what it printed."""
+    place = tmp_path_factory.mktemp("command")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        arguments = arguments_for(two_classes(place / "mine"), place / "out", *TOY)
+        assert run(patch, *arguments) == 0
+    return place, printed.getvalue()
+
+
+def test_own_images_become_synthetic_images_with_a_statement(done):
+    out, printed = done[0] / "out", done[1]
     assert "(5, 0.001)-differential privacy" in printed
     assert printed.index("budget") < printed.index("done")
     assert sorted(p.name for p in (out / "images").iterdir()) == ["cats", "dogs"]
@@ -77,18 +92,19 @@ def test_own_images_become_synthetic_images_with_a_statement(monkeypatch, folder
     assert json.loads((out / "record.json").read_text())["privacy"]["epsilon"] <= 5
 
 
-def test_several_processes_end_as_one_does(monkeypatch, folder, tmp_path, capfd):
+@pytest.mark.slow
+def test_several_processes_end_as_one_does(done, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    for gpus in ("1", "2"):
-        arguments = arguments_for(folder, tmp_path / gpus, *TOY)
-        assert run(monkeypatch, *arguments, "--gpus", gpus) == 0
-        printed = capfd.readouterr().out
+    arguments = arguments_for(done[0] / "mine", tmp_path / "two", *TOY)
+    assert run(monkeypatch, *arguments, "--gpus", "2") == 0
+    outs = done[0] / "out", tmp_path / "two"
+    for out, printed in zip(outs, (done[1], capfd.readouterr().out), strict=True):
         assert [printed.count(title) for title in ("─ budget ─", "─ done ─")] == [1, 1]
-        assert len(list((tmp_path / gpus / "images").rglob("*.png"))) == 16
-    one, two = (json.loads((tmp_path / gpus / "ledger.json").read_text()) for gpus in "12")
+        assert len(list((out / "images").rglob("*.png"))) == 16
+    one, two = (json.loads((out / "ledger.json").read_text()) for out in outs)
     assert one["events"] == two["events"]
     assert [event["charged"] for event in two["events"]] == [1, 2]
-    with np.load(tmp_path / "1/images.npz") as one, np.load(tmp_path / "2/images.npz") as two:
+    with np.load(outs[0] / "images.npz") as one, np.load(outs[1] / "images.npz") as two:
         assert one["labels"].tolist() == two["labels"].tolist()
 
 
@@ -190,13 +206,10 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
     assert not out.exists()
 
 
-def test_other_settings_in_a_folder_that_has_spent_are_refused(
-    monkeypatch, folder, tmp_path, capsys
-):
-    assert run(monkeypatch, *arguments_for(folder, tmp_path / "out", *TOY)) == 0
+def test_other_settings_in_a_folder_that_has_spent_are_refused(done, monkeypatch, capsys):
     monkeypatch.setattr(cli, "launch", None)
-    capsys.readouterr()
-    more = arguments_for(folder, tmp_path / "out", *TOY, "privacy.num_steps=3")
+    place, _ = done
+    more = arguments_for(place / "mine", place / "out", *TOY, "privacy.num_steps=3")
     for gpus in (1, 2):
         assert run(monkeypatch, *more, "--gpus", gpus) == 2
         error = capsys.readouterr().err

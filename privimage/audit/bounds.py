@@ -10,6 +10,7 @@ at least (hypothesis tests on f-DP curves: Nasr et al. 2023; Mahloujifar et al. 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from scipy.stats import binom
 
@@ -76,6 +77,7 @@ def epsilon_lower_bound(
     return pld_epsilon((replace(claimed, noise_multiplier=smallest),), delta=delta)
 
 
+@lru_cache(maxsize=1024)  # bounds of many counts try the same multipliers
 def largest_chance(mechanism: Mechanism) -> float:
     """With which probability the best guess at a fair coin is right at most."""
     return (1 + pld_delta((mechanism,), epsilon=0.0)) / 2

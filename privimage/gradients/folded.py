@@ -116,17 +116,13 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor):
         (x, weight), (stride, padding) = ctx.saved_tensors, ctx.geometry
         num_images, shared = len(weight), weight[0].to(x.dtype)
-
-        def library_gradient(x: Tensor, grad: Tensor, wanted: list[bool]) -> Any:
-            return torch.ops.aten.convolution_backward(
-                grad, x, shared, None, stride, padding, (1, 1), False, [0, 0], 1, wanted
-            )
-
+        library_gradient = torch.ops.aten.convolution_backward
+        arguments = (shared, None, stride, padding, (1, 1), False, [0, 0], 1)
         multiplications = grad[:, 0].numel() // num_images * shared.numel()
         if x.device.type == "cpu" and multiplications >= _LARGE_CONVOLUTION:
             pairs = zip(x.chunk(num_images), grad.chunk(num_images), strict=True)
             by_image = torch.stack(
-                [library_gradient(*pair, [False, True, False])[1] for pair in pairs]
+                [library_gradient(g, x, *arguments, [False, True, False])[1] for x, g in pairs]
             )
         else:
             outputs = _by_image(grad.permute(0, 2, 3, 1), num_images)
@@ -138,7 +134,7 @@ class _Convolution(torch.autograd.Function):
             bias_by_image = _by_image(grad.flatten(2).transpose(1, 2), num_images).sum(1)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = library_gradient(x, grad, [True, False, False])[0]
+            grad_x = library_gradient(grad, x, *arguments, [True, False, False])[0]
         return grad_x, by_image, bias_by_image, None, None
 
 

@@ -81,9 +81,7 @@ def pld_epsilon(mechanisms: Sequence[Mechanism], *, delta: float) -> float:
     understates.
     """
     _check_delta(delta)
-    if not mechanisms:
-        return 0.0
-    return float(_composed(mechanisms).get_epsilon_for_delta(delta))
+    return _pld_epsilon(tuple(mechanisms), delta) if mechanisms else 0.0
 
 
 def pld_delta(mechanisms: Sequence[Mechanism], *, epsilon: float) -> float:
@@ -198,6 +196,11 @@ def _composed(mechanisms: Sequence[Mechanism]) -> pld.PrivacyLossDistribution:
     for other in others:
         first = first.compose(other)
     return first
+
+
+@lru_cache(maxsize=256)  # of a tenth of a second; a record and a statement ask for the same one
+def _pld_epsilon(mechanisms: tuple[Mechanism, ...], delta: float) -> float:
+    return float(_composed(mechanisms).get_epsilon_for_delta(delta))
 
 
 @lru_cache(maxsize=16)

@@ -229,14 +229,24 @@ def generated(world: World) -> Values:
     return {"images": found.numpy(), "labels": labels.numpy()}
 
 
-def statistics(world: World, num: int) -> Values:
+def statistics(world: World, nums: tuple[int, ...]) -> list[Values]:
+    """Of sets of so many images."""
     extractor = query_network_extractor(network(), device=CPU)
-    own = images(num).images[world.rows(num)].split(5)
-    found = extract_statistics(own, extractor, world=world)
-    return {"mean": found.mean.numpy(), "covariance": found.covariance.numpy(), "num": found.num}
+    of_all = []
+    for num in nums:
+        own = images(num).images[world.rows(num)].split(5)
+        found = extract_statistics(own, extractor, world=world)
+        of_all.append(
+            {"mean": found.mean.numpy(), "covariance": found.covariance.numpy(), "num": found.num}
+        )
+    return of_all
 
 
-def distance(world: World, num: int, most: int) -> float:
+def distances(world: World, cases: tuple[tuple[int, int], ...]) -> list[float]:
+    return [_distance(world, num, most) for num, most in cases]
+
+
+def _distance(world: World, num: int, most: int) -> float:
     """Frechet distance of images that the leader alone has, at most `most` of them."""
     evaluate.BATCH_SIZE = 4
     real = images(30)

@@ -18,7 +18,7 @@ from tests.survival.test_kills import check_record
 STEPS, STOPPED_AT = 8, 3
 PATIENCE_SECONDS = 8.0  # of the processes
 GRACE_SECONDS = 15.0  # what a busy machine may add
-BOTH = pytest.mark.parametrize("who", [0, 1], ids=["leader", "follower"])
+LEADER, FOLLOWER = pytest.param(0, id="leader"), pytest.param(1, id="follower")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def begin(settings, tmp_path):
         each.process.join()
 
 
-@BOTH
+@pytest.mark.parametrize("who", [LEADER, pytest.param(1, id="follower", marks=pytest.mark.slow)])
 def test_a_process_that_stops_for_a_while_is_waited_for(begin, settings, tmp_path, who):
     stopped, other = begin(who, timeout_seconds=60)
     assert not other.pipe.poll(1.5)
@@ -66,7 +66,7 @@ def test_a_process_that_stops_for_a_while_is_waited_for(begin, settings, tmp_pat
 
 
 @pytest.mark.slow
-@BOTH
+@pytest.mark.parametrize("who", [LEADER, FOLLOWER])
 def test_a_process_that_stops_for_too_long_ends_the_other_and_the_run_continues(
     begin, settings, tmp_path, who
 ):

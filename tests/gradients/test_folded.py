@@ -18,7 +18,7 @@ from privimage.privacy.clipping import SHORTENED, ClippedGradientSum
 from privimage.privacy.noise import grid_step
 from tests.networks import small_unet
 
-SHAPES = [(images, copies) for images, copies in itertools.product((1, 3, 8), (1, 2, 8))]
+SHAPES = [(images, copies) for images, copies in itertools.product((1, 3, 7), (1, 2, 3))]
 
 
 def denoiser_in_float64(num_classes: int) -> Denoiser:
@@ -55,8 +55,9 @@ def loop_of_autograd(model: nn.Module, examples: Any, clip_norm: float) -> dict[
     return dict(zip(names, total, strict=True))
 
 
-@pytest.mark.parametrize("num_classes", [0, 3])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "num_classes"), [(shape, 3 * (case % 2)) for case, shape in enumerate(SHAPES)]
+)
 @pytest.mark.parametrize("strategy", ["loop", "folded"])
 def test_the_sum_is_that_of_an_autograd_loop_to_a_grid_step_an_image(strategy, shape, num_classes):
     model, examples = (

@@ -73,6 +73,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_glibc_keeps_what_a_layer_frees_for_the_next_one_unless_the_user_has_settings():
     def faults(*, kept: bool, **settings: str) -> int:

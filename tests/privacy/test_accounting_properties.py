@@ -117,9 +117,9 @@ def check_pld(mechanisms: list[Mechanism]) -> None:
     assert ours <= rdp_epsilon(mechanisms, delta=DELTA) * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("query", QUERIES)
-@pytest.mark.parametrize(("multiplier", "rate", "steps"), SMALL_GRID)
-def test_rdp_and_pld_agree_with_independent_accountants(multiplier, rate, steps, query):
+@pytest.mark.parametrize(("point", "query"), list(zip(SMALL_GRID, 2 * QUERIES, strict=True)))
+def test_rdp_and_pld_agree_with_independent_accountants(point, query):
+    multiplier, rate, steps = point
     mechanisms = composed(multiplier, rate, steps, query)
     check_rdp(mechanisms)
     check_pld(mechanisms)
@@ -127,7 +127,7 @@ def test_rdp_and_pld_agree_with_independent_accountants(multiplier, rate, steps,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("query", QUERIES)
-@pytest.mark.parametrize(("multiplier", "rate", "steps"), LARGE_GRID)
+@pytest.mark.parametrize(("multiplier", "rate", "steps"), SMALL_GRID + LARGE_GRID)
 def test_rdp_and_pld_agree_with_independent_accountants_everywhere(multiplier, rate, steps, query):
     mechanisms = composed(multiplier, rate, steps, query)
     if not 0.05 < rdp_epsilon(mechanisms, delta=DELTA) < 30:

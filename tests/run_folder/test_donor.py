@@ -30,20 +30,37 @@ def no_public_set(*arguments, **named):
     pytest.fail("the public set was loaded")
 
 
-def test_a_run_from_pretrained_pays_for_the_query_and_keeps_its_own_promise(
-    toy_settings, finished, tmp_path
-):
-    config = load_config(toy_settings, {"privacy.epsilon": 5.0})
+CHEAPER = {"privacy.epsilon": 5.0}
+
+
+@pytest.fixture(scope="module")
+def cheaper(tmp_path_factory, toy_mapping, finished):
+    """The folder of a run at half the epsilon, on the pre-trained weights of `finished`."""
+    folder = tmp_path_factory.mktemp("cheaper")
     donor = Donor(finished / "run", "pretrained")
-    record = run_pipeline(config, tmp_path / "mine", shared=finished / "shared", donor=donor)
-    assert charged(tmp_path / "mine") == {"semantic_query": 1, "dp_sgd": 3}
+    config = load_config(toy_mapping, CHEAPER)
+    run_pipeline(config, folder, shared=finished / "shared", donor=donor)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory, toy_mapping, finished):
+    """The folder of a run with the settings of `finished`, its answer and ledger its own."""
+    folder = tmp_path_factory.mktemp("another")
+    run_pipeline(load_config(toy_mapping), folder, shared=finished / "shared")
+    return folder
+
+
+def test_a_run_from_pretrained_pays_for_the_query_and_keeps_its_own_promise(finished, cheaper):
+    record = json.loads((cheaper / "record.json").read_text())
+    assert charged(cheaper) == {"semantic_query": 1, "dp_sgd": 3}
     assert 4.9 < record["privacy"]["epsilon"] <= 5
     assert record["taken_over"] == "pretrained"
     for name in ("pretrained.safetensors", "query/answer.json"):
-        assert file_sha256(tmp_path / "mine" / name) == file_sha256(finished / "run" / name)
+        assert file_sha256(cheaper / name) == file_sha256(finished / "run" / name)
     # it trained on its own from there
     model = "model.safetensors"
-    assert file_sha256(tmp_path / "mine" / model) != file_sha256(finished / "run" / model)
+    assert file_sha256(cheaper / model) != file_sha256(finished / "run" / model)
 
 
 @pytest.mark.parametrize("entry", ["finetuned", "samples"])
@@ -62,31 +79,29 @@ def test_a_run_from_a_finished_model_asks_nothing_of_the_private_images_nor_of_t
     assert not (tmp_path / "mine" / "pretrained.safetensors").exists()
 
 
-def test_repeating_such_a_run_does_nothing_and_charges_nothing(toy_settings, finished, tmp_path):
-    config = load_config(toy_settings, {"privacy.epsilon": 5.0})
+def test_repeating_such_a_run_does_nothing_and_charges_nothing(toy_settings, finished, cheaper):
+    config = load_config(toy_settings, CHEAPER)
     donor, shared = Donor(finished / "run", "pretrained"), finished / "shared"
-    first = run_pipeline(config, tmp_path / "mine", shared=shared, donor=donor)
+    first = json.loads((cheaper / "record.json").read_text())
 
     def no_work(stage, done, total):
         pytest.fail(f"{stage} ran again")
 
-    again = run_pipeline(
-        config, tmp_path / "mine", shared=shared, donor=donor, progress=no_work
-    )  # fmt: skip
+    again = run_pipeline(config, cheaper, shared=shared, donor=donor, progress=no_work)
     assert again["metrics"] == first["metrics"]
-    assert charged(tmp_path / "mine") == {"semantic_query": 1, "dp_sgd": 3}
+    assert charged(cheaper) == {"semantic_query": 1, "dp_sgd": 3}
 
 
 def test_a_second_answer_is_not_taken_over_for_the_price_of_one(
-    toy_settings, finished, donated, tmp_path
+    toy_settings, finished, cheaper, another, tmp_path
 ):
-    config = load_config(toy_settings)
-    mine, shared = tmp_path / "mine", finished / "shared"
-    run_pipeline(config, mine, shared=shared, donor=Donor(finished / "run", "pretrained"))
-    shutil.rmtree(donated / "run")
-    run_pipeline(config, donated / "run", shared=shared)  # another answer about the same images
+    mine = tmp_path / "mine"
+    shutil.copytree(cheaper, mine)
+    donor = Donor(another, "pretrained")  # with another answer about the same images
     with pytest.raises(RunFolderError, match="already spent privacy budget on query"):
-        run_pipeline(config, mine, shared=shared, donor=Donor(donated / "run", "pretrained"))
+        run_pipeline(
+            load_config(toy_settings, CHEAPER), mine, shared=finished / "shared", donor=donor
+        )
 
 
 @pytest.mark.parametrize("name", ["pretrained.safetensors", "query/answer.json"])
@@ -206,15 +221,13 @@ def test_a_file_that_changes_while_it_is_copied_is_not_taken_over(donated, tmp_p
 
 
 def test_another_ledger_that_lies_here_stays_and_no_model_is_taken_over_beside_it(
-    toy_settings, finished, donated, tmp_path
+    toy_settings, finished, another, tmp_path
 ):
     config, mine, shared = load_config(toy_settings), tmp_path / "mine", finished / "shared"
     run_pipeline(config, mine, shared=shared, donor=Donor(finished / "run", "samples"))
     before = ledger_of(mine)
-    shutil.rmtree(donated / "run")
-    run_pipeline(config, donated / "run", shared=shared)
     with pytest.raises(RunFolderError, match="is not the ledger of"):
-        run_pipeline(config, mine, shared=shared, donor=Donor(donated / "run", "samples"))
+        run_pipeline(config, mine, shared=shared, donor=Donor(another, "samples"))
     assert ledger_of(mine) == before
 
 

@@ -39,10 +39,10 @@ PRODUCTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """One folder for the public query network, so that it is trained once for all tests."""
-    return tmp_path_factory.mktemp("shared")
+@pytest.fixture
+def shared(finished):
+    """The folder of the public query network, so that it is trained once for all tests."""
+    return finished / "shared"
 
 
 def test_a_run_leaves_all_its_products_and_an_honest_record(toy_settings, tmp_path, shared):
@@ -67,23 +67,21 @@ def test_a_run_leaves_all_its_products_and_an_honest_record(toy_settings, tmp_pa
     assert "fid" not in record["metrics"]
 
 
-def test_the_private_folder_is_closed_and_no_private_image_lies_in_the_run(
-    toy_settings, tmp_path, shared
-):
-    run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
-    assert (tmp_path / "private").stat().st_mode & 0o077 == 0
-    assert (tmp_path / "private" / "data_key").stat().st_mode & 0o077 == 0
+def test_the_private_folder_is_closed_and_no_private_image_lies_in_the_run(toy_settings, finished):
+    folder = finished / "run"
+    assert (folder / "private").stat().st_mode & 0o077 == 0
+    assert (folder / "private" / "data_key").stat().st_mode & 0o077 == 0
     sets = pipeline.load_image_sets(load_config(toy_settings))
     needles = [image.numpy().tobytes() for image in sets.sensitive.images[:50]]
     assert sets.real_test is not None
     needles += [image.numpy().tobytes() for image in sets.real_test.images[:50]]
-    public_key = json.loads((tmp_path / "ledger.json").read_text())["data_id"].encode()
+    public_key = json.loads((folder / "ledger.json").read_text())["data_id"].encode()
     hashes = [
         images.fingerprint(key)
         for images in (sets.sensitive, sets.real_test)
         for key in (None, public_key)
     ]
-    for path in tmp_path.rglob("*"):
+    for path in folder.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert not any(needle in content for needle in needles), path
@@ -148,23 +146,22 @@ def test_an_interrupted_run_has_no_record_and_is_continued(toy_settings, tmp_pat
     assert record["privacy"]["epsilon"] <= 10
 
 
-def test_a_lost_result_of_a_private_stage_is_not_asked_for_twice(toy_settings, tmp_path, shared):
-    config = load_config(toy_settings)
-    run_pipeline(config, tmp_path, shared=shared)
-    answer = tmp_path / "query" / "answer.json"
+def test_a_lost_result_of_a_private_stage_is_not_asked_for_twice(toy_settings, donated, shared):
+    config, folder = load_config(toy_settings), donated / "run"
+    answer = folder / "query" / "answer.json"
     before = answer.read_bytes()
     answer.unlink()
-    run_pipeline(config, tmp_path, shared=shared)  # a private copy lies beside the key
+    run_pipeline(config, folder, shared=shared)  # a private copy lies beside the key
     assert answer.read_bytes() == before
     answer.unlink()
-    copy = tmp_path / "private" / "query_answer.json"
+    copy = folder / "private" / "query_answer.json"
     for damaged in (copy.read_bytes()[:-9], b"{}", b"[]"):
         copy.write_bytes(damaged)
         with pytest.raises(RunFolderError, match="already spent privacy budget on query"):
-            run_pipeline(config, tmp_path, shared=shared)
+            run_pipeline(config, folder, shared=shared)
     copy.unlink()
     with pytest.raises(RunFolderError, match="already spent privacy budget on query"):
-        run_pipeline(config, tmp_path, shared=shared)
+        run_pipeline(config, folder, shared=shared)
 
 
 @pytest.mark.parametrize(
@@ -178,23 +175,22 @@ def test_a_lost_result_of_a_private_stage_is_not_asked_for_twice(toy_settings, t
     ],
 )
 def test_a_folder_that_has_spent_is_not_used_for_other_settings(
-    toy_settings, tmp_path, shared, overrides
+    toy_settings, donated, shared, overrides
 ):
-    run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    folder = donated / "run"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(RunFolderError, match="new run folder"):
-        run_pipeline(load_config(toy_settings, overrides), tmp_path, shared=shared)
-    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        run_pipeline(load_config(toy_settings, overrides), folder, shared=shared)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert after == before
 
 
 def test_changing_a_public_stage_after_the_private_ones_costs_nothing(
-    toy_settings, tmp_path, shared
+    toy_settings, donated, shared
 ):
-    run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
     more = load_config(toy_settings, {"sampling.num_images": 60})
-    run_pipeline(more, tmp_path, shared=shared)
-    drawn = load_images(tmp_path / "images.npz")
+    run_pipeline(more, donated / "run", shared=shared)
+    drawn = load_images(donated / "run" / "images.npz")
     assert len(drawn) == 60
     assert torch.bincount(drawn.labels).tolist() == [6] * 10
 
@@ -289,40 +285,36 @@ def test_a_read_only_folder_is_a_clear_error(toy_settings, tmp_path):
         run_pipeline(load_config(toy_settings), tmp_path / "run")
 
 
-def test_a_ledger_that_is_gone_or_older_than_the_results_is_refused(toy_settings, tmp_path, shared):
-    config = load_config(toy_settings)
-    older = []
-
-    def watch(stage, done, total):
-        if stage == "finetune":
-            older.append((tmp_path / "ledger.json").read_text())
-
-    run_pipeline(config, tmp_path, shared=shared, progress=watch)
-    (tmp_path / "ledger.json").write_text(older[0])
+def test_a_ledger_that_is_gone_or_older_than_the_results_is_refused(toy_settings, donated, shared):
+    config, folder = load_config(toy_settings), donated / "run"
+    ledger = folder / "ledger.json"
+    older = json.loads(ledger.read_text())
+    older["events"][1]["charged"] = 1  # as after the first step
+    ledger.write_text(json.dumps(older))
+    before = ledger.read_bytes()
     with pytest.raises(RunFolderError, match="an older copy"):
-        run_pipeline(config, tmp_path, shared=shared)
-    assert (tmp_path / "ledger.json").read_text() == older[0]
-    (tmp_path / "ledger.json").unlink()
+        run_pipeline(config, folder, shared=shared)
+    assert ledger.read_bytes() == before
+    ledger.unlink()
     with pytest.raises(RunFolderError, match="restore it from a copy"):
-        run_pipeline(config, tmp_path, shared=shared)
-    assert not (tmp_path / "ledger.json").exists()
+        run_pipeline(config, folder, shared=shared)
+    assert not ledger.exists()
 
 
-def test_states_of_interrupted_work_go_when_a_stage_is_done(toy_settings, tmp_path, shared):
-    run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
-    assert not [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
+def test_states_of_interrupted_work_go_when_a_stage_is_done(finished):
+    checkpoints = finished / "run" / "checkpoints"
+    assert not [path for path in checkpoints.rglob("*") if path.is_file()]
 
 
-def test_the_resolved_configuration_repeats_the_run(toy_settings, tmp_path, shared):
-    config = load_config(toy_settings)
-    run_pipeline(config, tmp_path, shared=shared)
-    assert load_config(yaml.safe_load((tmp_path / "config.yaml").read_text())) == config
+def test_the_resolved_configuration_repeats_the_run(toy_settings, finished):
+    resolved = yaml.safe_load((finished / "run" / "config.yaml").read_text())
+    assert load_config(resolved) == load_config(toy_settings)
 
 
 def test_the_record_says_which_public_images_and_which_precision_it_rests_on(
-    toy_settings, tmp_path, shared
+    toy_settings, finished
 ):
-    record = run_pipeline(load_config(toy_settings), tmp_path, shared=shared)
+    record = json.loads((finished / "run" / "record.json").read_text())
     public = pipeline.load_image_sets(load_config(toy_settings)).public
     assert record["data"]["public_sha256"] == public.fingerprint()
     assert record["environment"]["precision"] == "float32"
@@ -330,7 +322,7 @@ def test_the_record_says_which_public_images_and_which_precision_it_rests_on(
 
 
 def test_fid_appears_once_its_weights_are_there_and_stays_when_they_go(
-    toy_settings, tmp_path, shared, monkeypatch
+    toy_settings, donated, tmp_path, shared, monkeypatch
 ):
     def pixels(weights, *, device):
         assert weights == tmp_path / "data" / "weights"
@@ -342,7 +334,7 @@ def test_fid_appears_once_its_weights_are_there_and_stays_when_they_go(
             pipeline, "find_inception", lambda root: weights if root == tmp_path / "data" else None
         )
         return run_pipeline(
-            load_config(toy_settings), tmp_path / "run", shared=shared, data_root=tmp_path / "data"
+            load_config(toy_settings), donated / "run", shared=shared, data_root=tmp_path / "data"
         )
 
     monkeypatch.setattr(evaluate_module, "inception_extractor", pixels)

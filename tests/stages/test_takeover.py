@@ -261,7 +261,7 @@ def test_stages_about_other_images_are_refused_where_the_key_shows_it(take_over,
 def test_a_donor_may_have_taken_over_its_stages_itself(take_over, finished, tmp_path):
     cheaper = {"privacy.epsilon": 5.0}
     take_over(finished / "run", "pretrained", cheaper)
-    take_over(tmp_path / "mine", "pretrained", {"privacy.epsilon": 2.0}, into="third")
+    take_over(tmp_path / "mine", "pretrained", cheaper, into="third")
     take_over(tmp_path / "mine", "finetuned", cheaper, into="fourth")
     record = take_over(tmp_path / "fourth", "samples", cheaper, into="fifth")
     third = json.loads((tmp_path / "third" / "ledger.json").read_text())

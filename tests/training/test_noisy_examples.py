@@ -28,7 +28,7 @@ def test_one_image_moves_the_sum_by_its_clip_norm_though_everybody_knows_the_see
     new_denoiser, images, strategy, precision, num_classes
 ):
     # with noise in the order of the batch, an image that is left out gives all others other noise
-    denoiser, clip_norm = new_denoiser(num_classes), 0.01
+    denoiser, clip_norm, images = new_denoiser(num_classes), 0.01, images.take(torch.arange(9))
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     engine = Engine(strategy, micro_batch_size=4, precision=precision)
@@ -42,7 +42,7 @@ def test_one_image_moves_the_sum_by_its_clip_norm_though_everybody_knows_the_see
 
     everyone = torch.arange(len(images))
     whole = total(everyone)
-    for left_out in (0, 7, 19):
+    for left_out in (0, 3, 8):
         distance = torch.linalg.vector_norm(whole - total(everyone[everyone != left_out])).item()
         assert distance <= clip_norm * (1 + 1e-4)
         assert distance > 0.9 * clip_norm  # gradients here are far above the clip norm

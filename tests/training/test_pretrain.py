@@ -29,21 +29,22 @@ def test_a_batch_larger_than_the_set_is_full():
 
 
 def test_training_lowers_the_loss(new_denoiser, images, tmp_path):
-    config = PretrainConfig(num_images=8000, batch_size=20, learning_rate=1e-2)
+    config = PretrainConfig(num_images=1200, batch_size=20, learning_rate=1e-2)
+    images = images.take(torch.zeros(20, dtype=torch.int64))  # one image is learned soon
     stats = tmp_path / "stats.jsonl"
     losses = []
 
     def watch(stage, done, total):
-        assert (stage, total) == ("pretrain", 400)
+        assert (stage, total) == ("pretrain", 60)
         losses.append(done)
 
     context = TrainingContext(stats=stats, progress=watch)
     pretrain(new_denoiser(), images, config, conditional=True, seed=0, context=context)
     lines = [json.loads(line) for line in stats.read_text().splitlines()]
-    assert losses == list(range(1, 401))
+    assert losses == list(range(1, 61))
     # at the start F is about 0, so the loss is about that of unit-variance targets
-    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
-    assert lines[-1]["images"] == 8000
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert lines[-1]["images"] == 1200
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])

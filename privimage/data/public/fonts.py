@@ -7,6 +7,7 @@ file and not from what a machine has installed: the same set comes out everywher
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +24,15 @@ PROBE_SIZE = 48
 
 def usable_faces(fonts: Sequence[Path] | None, *, characters: str) -> list[Path]:
     """The font files, by name, whose face has `characters`; DataMissingError if there is none."""
-    given = bundled_fonts() if fonts is None else fonts
+    return list(_bundled_faces(characters) if fonts is None else _usable(fonts, characters))
+
+
+@cache  # each run asks for their names, and these files stay as they are
+def _bundled_faces(characters: str) -> tuple[Path, ...]:
+    return _usable(bundled_fonts(), characters)
+
+
+def _usable(given: Sequence[Path], characters: str) -> tuple[Path, ...]:
     faces: dict[tuple[str | None, str | None], Path] = {}
     for path in sorted(given, key=lambda path: (path.name, str(path))):
         font = load_face(path, PROBE_SIZE)
@@ -36,7 +45,7 @@ def usable_faces(fonts: Sequence[Path] | None, *, characters: str) -> list[Path]
             f"none of {len(given)} font files has all {len(characters)} characters; "
             "reinstall matplotlib, whose fonts do, or pass other font files"
         )
-    return list(faces.values())
+    return tuple(faces.values())
 
 
 def bundled_fonts() -> list[Path]:
