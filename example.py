@@ -7,9 +7,10 @@ a classifier is on real digits that has seen synthetic ones only. Repeat it: it 
 import torch
 
 import privimage
-from privimage.classifiers.downstream import UtilityConfig, classify_with
+from privimage.classifiers.downstream import classify_with
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
+from privimage.settings.config import EvaluationConfig
 
 grey = Preparation(image_size=8, color="grey")
 private = load_image_set("digits", "train", preparation=grey)
@@ -42,16 +43,9 @@ accuracy = classify_with(
     "cnn",
     result.images.images,
     result.images.labels,
-    real_test.images,
-    real_test.labels,
-    num_classes=10,
-    config=UtilityConfig(
-        seed=0,
-        device=torch.device("cpu"),
-        horizontal_flip=False,
-        cnn_width=8,
-        cnn_epochs=10,
-        cnn_batch_size=64,
-    ),
+    test=real_test,
+    config=EvaluationConfig(horizontal_flip=False, cnn_width=8, cnn_epochs=10, cnn_batch_size=64),
+    seed=0,
+    device=torch.device("cpu"),
 )
 print(f"epsilon {result.ledger.reserved_epsilon('rdp'):.3f}; on real digits {accuracy:.1%}")

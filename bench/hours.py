@@ -21,7 +21,7 @@ from privimage.gradients.engine_choice import choose_engine
 from privimage.gradients.mean_gradient import MeanGradient
 from privimage.machine.hardware import Compute, default_num_workers, resolved_precision
 from privimage.privacy.clipping import ClippedGradientSum
-from privimage.settings.config import FinetuneConfig
+from privimage.settings.config import FinetuneConfig, PerformanceConfig, SamplingConfig
 from privimage.training.finetune import made_up_examples
 
 # network; images of pre-training; expected batch and steps of fine-tuning (all with K = 8)
@@ -82,8 +82,8 @@ def rates(
 
     made_up = partial(made_up_examples, denoiser, tuning)
     engine = choose_engine(
-        denoising_loss, denoiser, made_up, num_images=batch * steps, precision=precision,
-        batch_size=256, compiled=None if on_gpu else False,
+        denoising_loss, denoiser, made_up, num_images=batch * steps, batch_size=256,
+        wanted=PerformanceConfig(compile=None if on_gpu else False),
     )  # fmt: skip
     sum_of = ClippedGradientSum(denoising_loss, denoiser, clip_norm=1e-3, engine=engine)
     size = 256 if on_gpu else engine.micro_batch_size * workers
@@ -94,9 +94,11 @@ def rates(
 
     size, num_steps = (1024, SAMPLING_STEPS) if on_gpu else (16, 2)
     draw = partial(
-        generate_images, denoiser, num_images=size, num_classes=network.num_classes, sampler="ddim",
-        num_steps=num_steps, batch_size=size, device=device, compute=compute,
-    )  # fmt: skip
+        generate_images,
+        denoiser,
+        SamplingConfig(num_images=size, num_steps=num_steps, batch_size=size),
+        compute=compute,
+    )
     generator = torch.Generator(device)
     seconds = seconds_per_call(lambda: draw(generator=generator), device=device, calls=1)
     result["sampling"] = size / min(seconds) * num_steps / SAMPLING_STEPS

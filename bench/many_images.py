@@ -7,6 +7,7 @@ bench/sampling.py), on one thread. Drawing is broken off half-way and goes on fr
 lie on the disk. The Frechet distance is that of all images, in 32 features of a small network.
 """
 
+import dataclasses
 import tempfile
 import time
 from itertools import islice
@@ -25,7 +26,7 @@ from privimage.diffusion.unet import UNet, UNetConfig
 from privimage.evaluation.evaluate import evaluate
 from privimage.release.image_files import ImageParts, load_images, save_images
 from privimage.run_folder.checkpoint import Checkpoint
-from privimage.settings.config import EvaluationConfig
+from privimage.settings.config import EvaluationConfig, SamplingConfig
 
 CPU = torch.device("cpu")
 NAMES = tuple("0123456789")
@@ -58,10 +59,9 @@ def run_variant(num: int) -> None:
             )
         )
     )
-    how: dict[str, Any] = {
-        "num_classes": 10, "sampler": "ddim", "num_steps": 1, "batch_size": 500, "device": CPU,
-    }  # fmt: skip
-    real = generate_images(denoiser, num_images=1000, generator=torch.Generator(), **how)
+    config = SamplingConfig(num_images=num, num_steps=1)
+    few = dataclasses.replace(config, num_images=1000)
+    real = generate_images(denoiser, few, generator=torch.Generator())
     network = QueryNetwork(10, num_channels=3, widths=(8, 32), blocks=(1, 1), block="basic")
     times = [time.perf_counter()]
     with tempfile.TemporaryDirectory() as name, PeakMemory() as peak:
@@ -69,9 +69,7 @@ def run_variant(num: int) -> None:
         for end in (num // 1000, None):  # the first time it is broken off half-way
             parts = ImageParts(lambda part: Checkpoint(folder / f"{part}.pt", belongs_to=num))
             noise = torch.Generator().manual_seed(0)
-            left = drawn_batches(
-                denoiser, num_images=num, generator=noise, done=parts.num_images, **how
-            )
+            left = drawn_batches(denoiser, config, generator=noise, done=parts.num_images)
             for images in islice(left, end):
                 parts.add(images)
         times.append(time.perf_counter())

@@ -9,6 +9,7 @@ another seed alone changes.
 """
 
 import argparse
+import dataclasses
 import statistics
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,15 @@ import torch
 from harness import publish
 
 from artifact.judging.intervals import mean_interval
+from privimage.audit.probes import ledger_of
 from privimage.diffusion.build import new_denoiser
 from privimage.diffusion.generate import generate_images
 from privimage.evaluation.evaluate import frechet_to_real
 from privimage.evaluation.features import query_network_extractor
 from privimage.machine.hardware import Compute, usable_cores
-from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
 from privimage.run_folder.checkpoint import load_weights
 from privimage.run_folder.run import ImageSets, Run
-from privimage.run_folder.runlog import silent
 from privimage.settings.config import RunConfig, load_config
 from privimage.stages.pipeline import load_image_sets
 from privimage.stages.semantic import trained_query_network
@@ -49,11 +49,8 @@ def main() -> None:
     if sets.real_test is None:
         raise SystemExit("this run has no real test images (data.evaluate_on)")
     draw = partial(
-        generate_images, denoiser, num_images=options.images, device=CPU,
-        num_classes=sets.sensitive.num_classes if config.data.conditional else 0,
-        sampler=config.sampling.sampler, num_steps=config.sampling.num_steps,
-        batch_size=config.sampling.batch_size,
-    )  # fmt: skip
+        generate_images, denoiser, dataclasses.replace(config.sampling, num_images=options.images)
+    )
     rows, found = [], []
     for seed in range(options.seeds):
         distances, pixels = {}, {}
@@ -95,12 +92,10 @@ def summary(found: list[dict]) -> list[str]:
 def readable(config: RunConfig, sets: ImageSets, folder: Path) -> Run:
     """The run as its stages see it, with a ledger in memory: nothing is asked or charged."""
     source = insecure_source(0, insecure_for_reproduction=True)
-    ledger = PrivacyLedger.create(
-        None, epsilon=1.0, delta=1e-9, accountant="rdp", data_id="none", random_source=source
-    )
+    ledger = ledger_of({}, source)
     own, beside = folder / "query_network.safetensors", folder.parent / "shared"
     shared = folder if own.exists() else beside
-    return Run(config, sets, folder, shared, ledger, source, silent, None)
+    return Run(config=config, sets=sets, folder=folder, shared=shared, ledger=ledger, source=source)
 
 
 if __name__ == "__main__":

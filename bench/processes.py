@@ -18,14 +18,15 @@ import torch
 from harness import Row, interleaved, median, parser, publish, report
 from paper_network import paper_network
 
+from privimage.audit.probes import ledger_of
 from privimage.data.image_set import ImageSet
 from privimage.gradients.engine import Engine
 from privimage.machine.hardware import usable_cores
 from privimage.machine.processes import joined
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
-from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import finetune
 
@@ -73,10 +74,7 @@ def run_steps(num_steps: int, *, num_workers: int) -> None:
     names = tuple(str(label) for label in range(10))
     images = ImageSet(pixels, torch.arange(NUM_IMAGES) % 10, names, "made up", NUM_IMAGES)
     source = insecure_source(0, insecure_for_reproduction=True)
-    ledger = PrivacyLedger.create(
-        None, epsilon=1e9, delta=1e-3, accountant="rdp", data_id="made up", random_source=source
-    )
-    ledger.reserve(DP_SGD, Mechanism(1.0, RATE, num_steps))
+    ledger = ledger_of({DP_SGD: Mechanism(1.0, RATE, num_steps)}, source)
     times = [time.perf_counter()]
     with joined() as world:
         finetune(
@@ -89,7 +87,7 @@ def run_steps(num_steps: int, *, num_workers: int) -> None:
             seed=0,
             engine=Engine("loop", num_workers=num_workers),
             on_release=lambda step, gradient: times.append(time.perf_counter()),
-            world=world,
+            context=TrainingContext(world=world),
         )
         if world.is_leader:
             report(

@@ -14,6 +14,7 @@ from paper_network import paper_network
 
 from privimage.diffusion.generate import generate_images
 from privimage.machine.hardware import Compute
+from privimage.settings.config import SamplingConfig
 
 EAGER = {
     "plain eager, float32": (False, "float32"),
@@ -71,10 +72,13 @@ def run_variant(options: Any) -> None:
 
     def draw() -> None:
         images, _ = generate_images(
-            denoiser, num_images=options.batch, num_classes=10, sampler="ddim",
-            num_steps=options.steps, batch_size=options.batch, device=device, compute=compute,
+            denoiser,
+            SamplingConfig(
+                num_images=options.batch, num_steps=options.steps, batch_size=options.batch
+            ),
+            compute=compute,
             generator=torch.Generator(device).manual_seed(0),
-        )  # fmt: skip
+        )
         drawn.append(images)
 
     times = seconds_per_call(draw, device=device, calls=1)

@@ -13,6 +13,7 @@ from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.diffusion.generate import generate_images
 from privimage.errors import ConfigError, DataInvalidError, RunFolderError
+from privimage.settings.config import SamplingConfig
 from privimage.settings.description import Description
 
 QUICK = {
@@ -62,13 +63,8 @@ def test_arrays_in_memory_become_images_a_statement_a_ledger_and_a_model(finishe
     assert finished.ledger.charged("dp_sgd") == 2
     new, _ = generate_images(
         finished.model(),
-        num_images=10,
-        num_classes=10,
-        sampler="ddim",
-        num_steps=2,
-        batch_size=10,
+        SamplingConfig(num_images=10, num_steps=2),
         generator=torch.Generator().manual_seed(0),
-        device=torch.device("cpu"),
     )
     assert new.shape == (10, 1, 8, 8)
 

@@ -12,6 +12,7 @@ from privimage.gradients.engine import Engine
 from privimage.gradients.mean_gradient import MeanGradient
 from privimage.machine.hardware import Compute, autocast
 from privimage.privacy.clipping import ClippedGradientSum
+from privimage.settings.config import SamplingConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -88,13 +89,8 @@ def test_images_drawn_compiled_are_near_those_drawn_eagerly():
     drawn = [
         generate_images(
             denoiser(CUDA),
-            num_images=8,
-            num_classes=10,
-            sampler="ddim",
-            num_steps=10,
-            batch_size=8,
+            SamplingConfig(num_images=8, num_steps=10),
             generator=torch.Generator(CUDA).manual_seed(0),
-            device=CUDA,
             compute=compute,
         )[0].float()
         for compute in (Compute(), Compute(compiled=True))

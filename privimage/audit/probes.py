@@ -17,8 +17,9 @@ from privimage.gradients.engine import Engine
 from privimage.machine.processes import ALONE, World
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
-from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.ledger import LedgerTerms, PrivacyLedger
 from privimage.privacy.rng import RandomSource
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import FinetuneConfig
 from privimage.training.finetune import finetune
 
@@ -124,7 +125,7 @@ def observed_steps(
         seed=seed,
         engine=engine,
         on_release=keeping(released),
-        world=world,
+        context=TrainingContext(world=world),
     )
     return released
 
@@ -140,14 +141,10 @@ def keeping(released: list[Released]) -> Callable[[int, Released], None]:
 
 def ledger_of(mechanisms: dict[str, Mechanism], source: RandomSource) -> PrivacyLedger:
     """A ledger in memory that allows for these, however little noise they have."""
-    ledger = PrivacyLedger.create(
-        None,
-        epsilon=1e12,
-        delta=1e-5,
-        accountant="rdp",
-        data_id="canaries",
-        random_source=source,
+    terms = LedgerTerms(
+        epsilon=1e12, delta=1e-5, accountant="rdp", data_id="canaries", random_source=source
     )
+    ledger = PrivacyLedger.create(None, terms)
     for name, mechanism in mechanisms.items():
         ledger.reserve(name, mechanism)
     return ledger

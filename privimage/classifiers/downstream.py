@@ -7,7 +7,6 @@ accuracy on sensitive test images is outside of the privacy guarantee.
 
 import logging
 import warnings
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,75 +15,57 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from privimage.classifiers.query_network import accuracy, flip_randomly, train_query_network
-from privimage.data.image_set import to_model_range
+from privimage.data.image_set import ImageSet, to_model_range
 from privimage.errors import ConfigError
-from privimage.machine.processes import ALONE, World
-from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
-from privimage.settings.config import TrainingConfig
+from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
+from privimage.settings.config import EvaluationConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 ClassifierKind = Literal["logistic_regression", "mlp", "cnn"]
 CLASSIFIER_KINDS: tuple[ClassifierKind, ...] = ("logistic_regression", "mlp", "cnn")
 
 
-@dataclass(frozen=True, kw_only=True)
-class UtilityConfig:
-    """How the classifiers are trained; the defaults are the paper's for 32 pixels."""
-
-    seed: int
-    device: torch.device
-    horizontal_flip: bool = True  # off for digits and letters
-    cnn_width: int = 64
-    cnn_epochs: int = 50
-    cnn_batch_size: int = 512
-    cnn_learning_rate: float = 0.1
-    cnn_momentum: float = 0.9
-    cnn_weight_decay: float = 5e-4
+CNN_LEARNING_RATE = 0.1
 
 
 def classify_with(
     kind: ClassifierKind,
-    train_images: UInt8[Tensor, "train channel height width"],
-    train_labels: Int[Tensor, " train"],
-    test_images: UInt8[Tensor, "test channel height width"],
-    test_labels: Int[Tensor, " test"],
+    images: UInt8[Tensor, "num channel height width"],
+    labels: Int[Tensor, " num"],
     *,
-    num_classes: int,
-    config: UtilityConfig,
-    checkpoint: Checkpoint = NOT_KEPT,
-    world: World = ALONE,
+    test: ImageSet,
+    config: EvaluationConfig,
+    seed: int,
+    device: torch.device,
+    context: TrainingContext = BY_ITSELF,
 ) -> float:
-    """Accuracy in [0, 1] on the test images after training on the others; a `checkpoint` and other
-    processes are of use to the CNN alone.
+    """Accuracy in [0, 1] on the test images after training on the others; device and context are
+    the CNN's alone.
     """
     if kind == "cnn":
         network = train_cnn(
-            train_images,
-            train_labels,
-            num_classes=num_classes,
+            images,
+            labels,
+            num_classes=test.num_classes,
             config=config,
-            checkpoint=checkpoint,
-            world=world,
+            seed=seed,
+            device=device,
+            context=context,
         )
         return accuracy(
-            network,
-            test_images,
-            test_labels,
-            batch_size=config.cnn_batch_size,
-            device=config.device,
+            network, test.images, test.labels, batch_size=config.cnn_batch_size, device=device
         )
     from sklearn.exceptions import ConvergenceWarning  # slow to import
 
-    model = pixel_classifier(kind, seed=config.seed)
+    model = pixel_classifier(kind, seed=seed)
     if config.horizontal_flip:  # drawn once: these models see a fixed set
-        generator = torch.Generator().manual_seed(config.seed)
-        train_images = flip_randomly(train_images, generator=generator)
+        images = flip_randomly(images, generator=torch.Generator().manual_seed(seed))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(pixels_as_rows(train_images), train_labels.numpy())
+        model.fit(pixels_as_rows(images), labels.numpy())
     for warning in caught:
         logger.warning("%s: %s", kind, warning.message)
-    return float(model.score(pixels_as_rows(test_images), test_labels.numpy()))
+    return float(model.score(pixels_as_rows(test.images), test.labels.numpy()))
 
 
 def pixel_classifier(kind: ClassifierKind, *, seed: int, max_iter: int | None = None) -> Any:
@@ -102,12 +83,14 @@ def train_cnn(
     labels: Int[Tensor, " num"],
     *,
     num_classes: int,
-    config: UtilityConfig,
-    **how: Any,
+    config: EvaluationConfig,
+    seed: int,
+    device: torch.device,
+    context: TrainingContext = BY_ITSELF,
 ) -> "UtilityCnn":
-    """A new CNN, trained by the same loop as the query network; `how` as that one takes it."""
+    """A new CNN, trained by the same loop as the query network."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         network = UtilityCnn(
             num_classes,
             num_channels=images.shape[1],
@@ -117,19 +100,11 @@ def train_cnn(
     training = TrainingConfig(
         epochs=config.cnn_epochs,
         batch_size=config.cnn_batch_size,
-        learning_rate=config.cnn_learning_rate,
-        momentum=config.cnn_momentum,
-        weight_decay=config.cnn_weight_decay,
+        learning_rate=CNN_LEARNING_RATE,
         horizontal_flip=config.horizontal_flip,
     )
     train_query_network(
-        network,
-        images,
-        labels,
-        training,
-        seed=config.seed,
-        device=config.device,
-        **how,
+        network, images, labels, training, seed=seed, device=device, context=context
     )
     return network
 

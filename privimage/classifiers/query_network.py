@@ -6,7 +6,6 @@ goes down to a small CNN for 8 pixels. Trained on public images only: nothing he
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from privimage.classifiers.synced_norm import synced
 from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
-from privimage.machine.processes import ALONE, World
-from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
-from privimage.settings.config import TrainingConfig
+from privimage.run_folder.runlog import RunLog
+from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
+from privimage.settings.config import QueryNetworkConfig, TrainingConfig
 
 
 class QueryNetwork(nn.Module):
@@ -69,6 +68,19 @@ class QueryNetwork(nn.Module):
         return self.head(self.features(x))
 
 
+def new_query_network(
+    config: QueryNetworkConfig, num_classes: int, *, num_channels: int
+) -> QueryNetwork:
+    """The network of these settings, with weights from torch's own generator."""
+    return QueryNetwork(
+        num_classes,
+        num_channels=num_channels,
+        widths=config.widths,
+        blocks=config.blocks,
+        block=config.block,
+    )
+
+
 def train_query_network(
     network: nn.Module,
     images: UInt8[Tensor, "num channel height width"],
@@ -77,19 +89,16 @@ def train_query_network(
     *,
     seed: int,
     device: torch.device,
-    on_step: Callable[[int, int, float], None] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    checkpoint: Checkpoint = NOT_KEPT,
-    world: World = ALONE,
+    context: TrainingContext = BY_ITSELF,
 ) -> None:
     """Train in place by SGD and cross-entropy; the rate follows a cosine, one step an epoch.
 
     `seed` gives order and augmentation (initial weights are the caller's). The last, smaller batch
-    of an epoch is left out; a set smaller than a batch is one batch. `on_step` gets (steps done,
-    steps in all, loss); `should_stop` may end the training after any step. With a `checkpoint` an
-    interrupted training is continued to the same weights. Every process of `world` calls it alike
-    and takes its part of each batch.
+    of an epoch is left out; a set smaller than a batch is one batch. An interrupted training is
+    continued to the same weights. Each process takes its part of each batch.
     """
+    checkpoint, world = context.checkpoint, context.world
+    log = RunLog(context.stats, stage="query_network")
     synced(network.to(device), world).train()
     world.barrier()
     world.broadcast_(list(network.state_dict().values()))
@@ -133,9 +142,10 @@ def train_query_network(
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
             progress = {"generator": generator.get_state(), "order": order, "step": step}
             checkpoint.save(state | progress)
-        if on_step is not None:
-            on_step(step, num_steps, loss.item())
-        if world.broadcast_flag(should_stop()):
+        context.progress("query_network", step, num_steps)
+        if log.is_due(step, num_steps):
+            log.write(step=step, images=step * batch_size, loss=loss.item())
+        if world.broadcast_flag(context.should_stop()):
             break
     network.eval()
 

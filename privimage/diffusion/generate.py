@@ -17,9 +17,9 @@ from torch import Tensor
 from privimage.data.image_set import to_uint8
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import SAMPLERS
-from privimage.errors import ConfigError
 from privimage.machine.hardware import Compute, Workers, autocast
 from privimage.machine.processes import ALONE, World
+from privimage.settings.config import SamplingConfig
 
 
 def class_labels(num_images: int, num_classes: int) -> Int64[Tensor, " num"]:
@@ -29,37 +29,31 @@ def class_labels(num_images: int, num_classes: int) -> Int64[Tensor, " num"]:
 
 def drawn_batches(
     denoiser: Denoiser,
+    config: SamplingConfig,
     *,
-    num_images: int,
-    num_classes: int,
-    sampler: str,
-    num_steps: int,
-    batch_size: int,
     generator: torch.Generator,
-    device: torch.device,
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     done: int = 0,
     world: World = ALONE,
 ) -> Iterator[UInt8[Tensor, "_ channel height width"]]:
     """The images from number `done` on, in order, with the labels of `class_labels`; on the CPU.
 
-    The noise comes from `generator`, which lives on `device`; another batch size gives other
-    images, another number of workers the same, and so does going on after `done`, an end of a
+    The noise comes from `generator`, which lives on the network's device; another batch size gives
+    other images, another number of workers the same, and so does going on after `done`, an end of a
     batch, with a fresh generator. Puts `denoiser` in evaluation mode. The processes of `world` take
     the batches in turn; the leader gets all images, the others wrong ones for those of others.
     """
-    if sampler not in SAMPLERS:
-        raise ConfigError(f"sampler is {sampler!r}; choose one of {', '.join(SAMPLERS)}")
-    config = denoiser.unet.config
-    assert num_classes == config.num_classes, "labels are those of the network"
     denoiser.eval()
-    labels = class_labels(num_images, num_classes)
+    network, device = denoiser.unet.config, next(denoiser.parameters()).device
+    num_images, batch_size = config.num_images, config.batch_size
+    labels = class_labels(num_images, network.num_classes)
     workers = Workers(compute.num_workers)
     denoise = torch.compile(denoiser) if compute.compiled else denoiser
 
     def draw(latents: Tensor, classes: Tensor | None) -> Tensor:
         with torch.inference_mode(), autocast(device, compute.precision):
-            drawn = SAMPLERS[sampler](denoise, latents, classes, num_steps=num_steps)
+            sample = SAMPLERS[config.sampler]
+            drawn = sample(denoise, latents, classes, num_steps=config.num_steps)
             return to_uint8(drawn).cpu()
 
     batches = [slice(a, min(a + batch_size, num_images)) for a in range(0, num_images, batch_size)]
@@ -67,11 +61,11 @@ def drawn_batches(
         together = []
         for sender, part in enumerate(batches[first : first + world.size]):
             # all draw the noise of all, so that all streams agree
-            shape = (part.stop - part.start, config.num_channels, *[config.image_size] * 2)
+            shape = (part.stop - part.start, network.num_channels, *[network.image_size] * 2)
             latents = torch.randn(shape, generator=generator, device=device)
             images = torch.empty(shape, dtype=torch.uint8)
             if part.start >= done and sender == world.rank:
-                classes = labels[part].to(device) if num_classes else None
+                classes = labels[part].to(device) if denoiser.is_conditional else None
                 shares = workers.shares(len(latents))
                 pieces = [
                     (latents[share], None if classes is None else classes[share])
@@ -85,13 +79,11 @@ def drawn_batches(
 
 
 def generate_images(
-    denoiser: Denoiser, *, num_images: int, num_classes: int, world: World = ALONE, **how: Any
+    denoiser: Denoiser, config: SamplingConfig, **how: Any
 ) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
     """All images and their labels, in memory, as `drawn_batches` draws them (see there)."""
-    batches = drawn_batches(
-        denoiser, num_images=num_images, num_classes=num_classes, world=world, **how
-    )
-    return torch.cat([*batches]), class_labels(num_images, num_classes)
+    images = torch.cat([*drawn_batches(denoiser, config, **how)])
+    return images, class_labels(config.num_images, denoiser.unet.config.num_classes)
 
 
 def sample_grid(

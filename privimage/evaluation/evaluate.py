@@ -18,7 +18,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from privimage.classifiers.downstream import CLASSIFIER_KINDS, UtilityConfig, classify_with
+from privimage.classifiers.downstream import CLASSIFIER_KINDS, classify_with
 from privimage.classifiers.query_network import QueryNetwork
 from privimage.data.image_set import ImageSet
 from privimage.evaluation.features import (
@@ -30,6 +30,7 @@ from privimage.evaluation.features import (
 from privimage.evaluation.frechet import frechet_distance
 from privimage.machine.processes import ALONE, World
 from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import EvaluationConfig
 
 BATCH_SIZE = 500
@@ -69,11 +70,10 @@ def evaluate(
     distance = partial(frechet_to_real, real=real_test, world=world)
     accuracy = partial(
         classify_with,
-        test_images=real_test.images,
-        test_labels=real_test.labels,
-        num_classes=real_test.num_classes,
-        config=utility_config(config, seed=seed, device=device),
-        world=world,
+        test=real_test,
+        config=config,
+        seed=seed,
+        device=device,
     )
 
     def measured(name: str, measure: Callable[[], float]) -> None:
@@ -93,7 +93,8 @@ def evaluate(
         for kind in CLASSIFIER_KINDS if world.is_leader else ("cnn",):
             # weights that come from private images stay in memory
             keeps = NOT_KEPT if prefix else new_checkpoint(kind)
-            of_it = partial(accuracy, kind, images, labels, checkpoint=keeps)
+            context = TrainingContext(checkpoint=keeps, world=world)
+            of_it = partial(accuracy, kind, images, labels, context=context)
             measured(f"{prefix}{kind}_accuracy", of_it)
     metrics["frechet_reference_num_images"] = len(real_test)
     return metrics
@@ -122,18 +123,6 @@ def frechet_to_real(
     synthetic = extract_statistics(batches, extractor, world=world)
     reference = extract_statistics(own, extractor, world=world)
     return frechet_distance(synthetic, reference) if world.is_leader else math.nan
-
-
-def utility_config(config: EvaluationConfig, *, seed: int, device: torch.device) -> UtilityConfig:
-    """The classifiers' settings of a run."""
-    return UtilityConfig(
-        seed=seed,
-        device=device,
-        horizontal_flip=config.horizontal_flip,
-        cnn_width=config.cnn_width,
-        cnn_epochs=config.cnn_epochs,
-        cnn_batch_size=config.cnn_batch_size,
-    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from privimage.errors import ConfigError
 from privimage.gradients import folded
 from privimage.gradients.engine import Engine
-from privimage.machine.hardware import default_num_workers
+from privimage.machine.hardware import default_num_workers, resolved_precision
 from privimage.privacy.clipping import ClippedGradientSum, Examples
+from privimage.settings.config import PerformanceConfig
 
 logger = logging.getLogger(__name__)
 _MICRO_BATCHES = {"cpu": (8, 48), "cuda": (16, 64, 256)}  # above, a CPU gains no more
@@ -29,33 +31,32 @@ def choose_engine(
     examples_of: Callable[[int], Examples],
     *,
     num_images: int,
-    precision: str,
     batch_size: int,
-    strategy: str = "auto",
-    micro_batch_size: int = 0,
-    compiled: bool | None = None,
-    num_threads: int = 0,
+    wanted: PerformanceConfig,
 ) -> Engine:
     """The fastest engine for `num_images` gradients in batches of about `batch_size`.
 
-    `examples_of(n)` makes up n examples. A strategy other than "auto", a micro-batch size above 0
-    and a `compiled` that is not None are taken as given; where nothing is left open, nothing is
-    timed. Compiling is tried when the rest would take over half an hour, and kept if it gains.
+    `examples_of(n)` makes up n examples. What `wanted` fixes is taken as it is: a strategy other
+    than "auto", a micro-batch size above 0, a `compile` that is not None; where nothing is left
+    open, nothing is timed. Compiling is tried when the rest would take over half an hour, and kept
+    if it gains.
     """
     device = next(model.parameters()).device
-    workers = default_num_workers(device, num_threads)
+    precision = resolved_precision(wanted.precision, device)
+    workers = default_num_workers(device, wanted.num_threads)
     share = max(1, -(-batch_size // workers))
     candidates = [
-        Engine(name, min(size, share), workers, precision, bool(compiled))
-        for name, size in _open_choices(model, strategy, micro_batch_size)
+        Engine(name, min(size, share), workers, precision, bool(wanted.compile))
+        for name, size in _open_choices(model, wanted.strategy, wanted.micro_batch_size)
     ]
     candidates = list(dict.fromkeys(candidates))  # sizes above the share are the same
-    if len(candidates) == 1 and compiled is not None:
+    if len(candidates) == 1 and wanted.compile is not None:
         return candidates[0]
+    seconds_of = partial(_seconds_per_image, losses_of, model, examples_of)
     timed = []
     for engine in candidates:
         try:
-            timed.append((_seconds_per_image(losses_of, model, examples_of, engine), engine))
+            timed.append((seconds_of(engine), engine))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break  # the next one is larger still
@@ -66,23 +67,19 @@ def choose_engine(
         if len(timed) > 2 and timed[-1][0] > timed[-2][0]:
             break
     seconds, best = min(timed, key=lambda pair: pair[0])
-    if compiled is None and seconds * num_images > _COMPILING_PAYS_AFTER_SECONDS:
-        seconds, best = _compiled_if_faster(losses_of, model, examples_of, seconds, best)
+    if wanted.compile is None and seconds * num_images > _COMPILING_PAYS_AFTER_SECONDS:
+        seconds, best = _compiled_if_faster(seconds_of, seconds, best)
     logger.info("per-image gradients: %s, %.1f images/s", best, 1 / seconds)
     return best
 
 
 def _compiled_if_faster(
-    losses_of: Callable[..., Tensor],
-    model: nn.Module,
-    examples_of: Callable[[int], Examples],
-    seconds: float,
-    engine: Engine,
+    seconds_of: Callable[[Engine], float], seconds: float, engine: Engine
 ) -> tuple[float, Engine]:
     """Seconds per image and engine, compiled or not; a compiler that fails is only told of."""
     compiled = replace(engine, compiled=True)
     try:
-        compiled_seconds = _seconds_per_image(losses_of, model, examples_of, compiled)
+        compiled_seconds = seconds_of(compiled)
     except RuntimeError as error:  # no C++ compiler on the machine, for instance
         logger.warning("not compiled: %s", str(error).strip().splitlines()[0])
         return seconds, engine

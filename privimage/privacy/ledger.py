@@ -29,6 +29,31 @@ ADJACENCY = "add_or_remove"
 EVENT_KEYS = {"name", "noise_multiplier", "sampling_rate", "reserved", "charged"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class LedgerTerms:
+    """What a ledger promises, for which images, with which randomness: the same all its life."""
+
+    epsilon: float
+    delta: float
+    accountant: Accountant
+    data_id: str
+    random_source: RandomSource
+
+    def to_dict(self) -> dict[str, Any]:
+        """As they stand in the file."""
+        return {
+            "format": FORMAT,
+            "unit": UNIT,
+            "adjacency": ADJACENCY,
+            "epsilon": self.epsilon,
+            "delta": self.delta,
+            "accountant": self.accountant,
+            "data_id": self.data_id,
+            "random_source": self.random_source.name,
+            "insecure": self.random_source.insecure,
+        }
+
+
 @dataclass(frozen=True)
 class _Entry:
     mechanism: Mechanism  # its count is what is reserved
@@ -58,77 +83,37 @@ class PrivacyLedger:
         self._check: Callable[[], None] = lambda: None
 
     @staticmethod
-    def create(
-        path: Path | None,
-        *,
-        epsilon: float,
-        delta: float,
-        accountant: Accountant,
-        data_id: str,
-        random_source: RandomSource,
-    ) -> "PrivacyLedger":
+    def create(path: Path | None, terms: LedgerTerms) -> "PrivacyLedger":
         """A new ledger, written at once. An existing file is never replaced: that would forget
         what was spent.
         """
         if path is not None and SwappedFile(path).settle() is not None:
             raise RunFolderError(f"{path} exists already; open it, or use a new run folder")
-        terms = _terms(epsilon, delta, accountant, data_id, random_source)
-        ledger = PrivacyLedger(path, terms, {})
+        ledger = PrivacyLedger(path, terms.to_dict(), {})
         ledger._commit({})
         return ledger
 
     @staticmethod
-    def open(
-        path: Path,
-        *,
-        epsilon: float,
-        delta: float,
-        accountant: Accountant,
-        data_id: str,
-        random_source: RandomSource,
-    ) -> "PrivacyLedger":
+    def open(path: Path, terms: LedgerTerms) -> "PrivacyLedger":
         """The ledger of an earlier process; RunFolderError unless target, images and source are
         the same.
         """
         content = SwappedFile(path).settle()
-        terms, entries = _parsed(path, content)
-        asked = _terms(epsilon, delta, accountant, data_id, random_source)
-        for name, value in {**dict.fromkeys(terms), **asked}.items():
-            if name not in terms or terms[name] != value:
+        found, entries = _parsed(path, content)
+        for name, value in {**dict.fromkeys(found), **terms.to_dict()}.items():
+            if name not in found or found[name] != value:
                 raise RunFolderError(
-                    f"{path} has {name} {terms.get(name)!r}, and this run {value!r}; "
+                    f"{path} has {name} {found.get(name)!r}, and this run {value!r}; "
                     "continue with the settings and images of that run, or use a new run folder"
                 )
-        return PrivacyLedger(path, terms, entries, content=content)
+        return PrivacyLedger(path, found, entries, content=content)
 
     @staticmethod
-    def load_or_create(
-        path: Path | None,
-        *,
-        epsilon: float,
-        delta: float,
-        accountant: Accountant,
-        data_id: str,
-        random_source: RandomSource,
-    ) -> "PrivacyLedger":
+    def load_or_create(path: Path | None, terms: LedgerTerms) -> "PrivacyLedger":
         """`open` if the file is there, else `create`."""
         if path is None or SwappedFile(path).settle() is None:
-            return PrivacyLedger.create(
-                path,
-                epsilon=epsilon,
-                delta=delta,
-                accountant=accountant,
-                data_id=data_id,
-                random_source=random_source,
-            )
-        return PrivacyLedger.open(
-            path,
-            epsilon=epsilon,
-            delta=delta,
-            accountant=accountant,
-            data_id=data_id,
-            random_source=random_source,
-        )
+            return PrivacyLedger.create(path, terms)
+        return PrivacyLedger.open(path, terms)
 
     @staticmethod
     def replica(content: dict[str, Any]) -> "PrivacyLedger":
@@ -231,22 +216,6 @@ class PrivacyLedger:
             self._file.swap(self._content, content)
             self._content = content
         self._entries = entries
-
-
-def _terms(
-    epsilon: float, delta: float, accountant: str, data_id: str, random_source: RandomSource
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "unit": UNIT,
-        "adjacency": ADJACENCY,
-        "epsilon": epsilon,
-        "delta": delta,
-        "accountant": accountant,
-        "data_id": data_id,
-        "random_source": random_source.name,
-        "insecure": random_source.insecure,
-    }
 
 
 def _to_dict(terms: dict[str, Any], entries: dict[str, _Entry]) -> dict[str, Any]:

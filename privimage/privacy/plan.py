@@ -10,7 +10,7 @@ from pathlib import Path
 
 from privimage.privacy.accounting import Accountant, Mechanism, calibrate_noise_multiplier
 from privimage.privacy.dp_sgd import DP_SGD
-from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.ledger import LedgerTerms, PrivacyLedger
 from privimage.privacy.query import QUERY, query_mechanism
 from privimage.privacy.rng import RandomSource
 
@@ -61,14 +61,14 @@ class PrivacyPlan:
         self, path: Path | None, *, data_id: str, random_source: RandomSource
     ) -> PrivacyLedger:
         """The ledger of this promise, new or as it was left; RunFolderError for another promise."""
-        return PrivacyLedger.load_or_create(
-            path,
+        terms = LedgerTerms(
             epsilon=self.epsilon,
             delta=self.delta,
             accountant=self.accountant,
             data_id=data_id,
             random_source=random_source,
         )
+        return PrivacyLedger.load_or_create(path, terms)
 
     def reserve(self, ledger: PrivacyLedger) -> None:
         """Set the budget of every mechanism aside, before any image is used."""

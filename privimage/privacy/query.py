@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from privimage.data.image_set import ImageSet, to_model_range
 from privimage.errors import ConfigError
-from privimage.machine.hardware import autocast
 from privimage.machine.processes import ALONE, World
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
@@ -51,14 +50,13 @@ def count_top_classes(
     classes_per_image: int,
     batch_size: int,
     device: torch.device,
-    precision: str = "float32",
 ) -> Float[Tensor, "label public_class"]:
     """The exact histogram. PRIVATE: the caller adds noise before anything else, and drops it.
 
-    `precision` may be bfloat16, for the network alone. An image gives k votes whatever its logits
-    are; what the sensitivity needs is that they do not depend on the other images of the batch.
-    So every batch has the same shape, the last one being filled up with black: a library chooses
-    its kernels, and with them the order of its sums, by shape.
+    An image gives k votes whatever its logits are; what the sensitivity needs is that they do not
+    depend on the other images of the batch. So every batch has the same shape, the last one being
+    filled up with black: a library chooses its kernels, and with them the order of its sums, by
+    shape.
     """
     network.eval()
     counts = torch.zeros(num_labels * num_public_classes, dtype=torch.float64)
@@ -66,9 +64,8 @@ def count_top_classes(
         batch = images[start : start + batch_size]
         filling = batch.new_zeros(batch_size - len(batch), *batch.shape[1:])
         batch = to_model_range(torch.cat([batch, filling]).to(device))
-        with autocast(device, precision):
-            logits = network(batch)[: len(images) - start]
-        top = logits.float().topk(classes_per_image, dim=1).indices.cpu()
+        logits = network(batch)[: len(images) - start]
+        top = logits.topk(classes_per_image, dim=1).indices.cpu()
         cells = labels[start : start + batch_size, None] * num_public_classes + top
         counts += torch.bincount(cells.flatten(), minlength=counts.numel())
     return counts.view(num_labels, num_public_classes)
@@ -85,7 +82,6 @@ def semantic_query(
     source: RandomSource,
     batch_size: int = 256,
     device: torch.device,
-    precision: str = "float32",
     keep: Callable[[Tensor], None] = lambda noisy: None,
     world: World = ALONE,
 ) -> Float[Tensor, "label public_class"]:
@@ -118,7 +114,6 @@ def semantic_query(
         classes_per_image=classes_per_image,
         batch_size=batch_size,
         device=device,
-        precision=precision,
     )
     world.barrier()
     world.reduce_to_leader_([counts])

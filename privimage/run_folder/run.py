@@ -26,7 +26,8 @@ from privimage.privacy.rng import RandomSource
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import NOT_KEPT, TIME_SHARE, Checkpoint, load_weights
 from privimage.run_folder.donor import Donor
-from privimage.run_folder.runlog import Observer, Progress, Stop, after, unobserved
+from privimage.run_folder.runlog import Observer, Progress, after, silent, unobserved
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import RunConfig
 
 
@@ -55,7 +56,7 @@ class ImageSets:
         return vars(self).get("public")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """All that a stage may use."""
 
@@ -65,8 +66,9 @@ class Run:
     shared: Path
     ledger: PrivacyLedger
     source: RandomSource
-    progress: Progress
-    real_test_id: str | None  # keyed like data_id: a plain hash would confirm a guess of the images
+    progress: Progress = silent
+    # keyed like data_id: a plain hash would confirm a guess of the images
+    real_test_id: str | None = None
     donor: Donor | None = None  # where the first stages are taken from
     world: World = ALONE  # only the leader reads and writes the folders
     on_release: Observer = unobserved  # of the steps of DP-SGD
@@ -80,10 +82,6 @@ class Run:
     @property
     def compute(self) -> Compute:
         return compute_of(self.config)
-
-    def stop(self) -> Stop:
-        """When a training that begins now has to end early; never, but in a rehearsal."""
-        return after(self.config.stage_seconds)
 
     def inputs(self, stage: "Stage") -> dict[str, Any]:
         """What the stage depends on; a rehearsal's results are never taken for others."""
@@ -102,6 +100,20 @@ class Run:
         inputs = (manifest.read(folder, of) or {}).get("inputs")
         path = checkpoint_folder(folder, of) / f"{name}.pt"
         return Checkpoint(path, belongs_to=inputs, time_share=time_share)
+
+    def training(
+        self, stage: str, *, shared: bool = False, time_share: float = TIME_SHARE
+    ) -> TrainingContext:
+        """What the training of `stage`, which begins now, finds around it. It ends early only in a
+        rehearsal.
+        """
+        return TrainingContext(
+            checkpoint=self.checkpoint(stage, of=stage, shared=shared, time_share=time_share),
+            stats=self.stats,
+            progress=self.progress,
+            should_stop=after(self.config.stage_seconds),
+            world=self.world,
+        )
 
     def load_weights(self, path: Path, model: nn.Module) -> None:
         """Weights that an earlier stage left, on every process."""

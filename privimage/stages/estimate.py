@@ -22,20 +22,26 @@ from privimage.classifiers.downstream import (
     pixels_as_rows,
     train_cnn,
 )
-from privimage.classifiers.query_network import QueryNetwork, accuracy, train_query_network
+from privimage.classifiers.query_network import (
+    QueryNetwork,
+    accuracy,
+    new_query_network,
+    train_query_network,
+)
 from privimage.data.image_set import ImageSet, made_up_images
 from privimage.diffusion.build import new_denoiser
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.generate import generate_images
 from privimage.diffusion.loss import denoising_loss
-from privimage.evaluation.evaluate import MOST_FOR_CLASSIFIERS, utility_config
+from privimage.evaluation.evaluate import MOST_FOR_CLASSIFIERS
 from privimage.gradients.engine_choice import choose_engine
 from privimage.machine import memory
-from privimage.machine.hardware import resolved_precision, usable_cores
+from privimage.machine.hardware import usable_cores
 from privimage.privacy.clipping import ClippedGradientSum
 from privimage.privacy.dp_sgd import noisy_mean_gradient
 from privimage.privacy.rng import secure_source
 from privimage.run_folder.run import ImageSets, compute_of, device_of
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import RunConfig
 from privimage.training.finetune import made_up_examples
 from privimage.training.pretrain import pretrain
@@ -85,8 +91,11 @@ class Pace:
 
     def __init__(self) -> None:
         self._ends: list[float] = []
+        self.context = TrainingContext(progress=self.step, should_stop=self.is_known)
 
     def step(self, *_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # else it only takes orders
         self._ends.append(time.perf_counter())
 
     def is_known(self) -> bool:
@@ -104,14 +113,16 @@ def estimate(config: RunConfig, facts: PublicFacts) -> dict[str, Cost]:
     """The cost of every stage that takes time, in their order; a rehearsal's is what it allows."""
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     device, strategy = device_of(config), config.selection.strategy
-    network = _new_query_network(config, facts).to(device)
+    network = new_query_network(
+        config.query_network, facts.num_public_classes, num_channels=facts.num_channels
+    ).to(device)
     denoiser = new_denoiser(config, _made_up(facts, config, num=facts.num_labels)).to(device)
     works: dict[str, Callable[[], float]] = {
         "query_network": lambda: _query_network(network, config, facts),
         "query": lambda: facts.public_size * _seconds_per_answer(network, config, facts),
         "pretrain": lambda: _pretrain(denoiser, config, facts),
         "finetune": lambda: _finetune(denoiser, config, facts),
-        "generate": lambda: _generate(denoiser, config, facts),
+        "generate": lambda: _generate(denoiser, config),
         "evaluate": lambda: _evaluate(network, config, facts),
     }
     if strategy != "semantic":
@@ -150,8 +161,7 @@ def _query_network(network: QueryNetwork, config: RunConfig, facts: PublicFacts)
         replace(wanted, epochs=max(wanted.epochs, 10_000)),  # the pace ends it
         seed=0,
         device=device_of(config),
-        on_step=pace.step,
-        should_stop=pace.is_known,
+        context=pace.context,
     )
     return num_steps * pace.seconds + held_out * _seconds_per_answer(network, config, facts)
 
@@ -174,8 +184,7 @@ def _pretrain(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> floa
         conditional=config.data.conditional,
         seed=0,
         compute=compute_of(config),
-        progress=pace.step,
-        should_stop=pace.is_known,
+        context=pace.context,
     )
     return -(-config.pretrain.num_images // config.pretrain.batch_size) * pace.seconds
 
@@ -191,12 +200,8 @@ def _finetune(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> floa
         denoiser,
         examples_of,
         num_images=privacy.num_steps * batch_size,
-        precision=resolved_precision(wanted.precision, device_of(config)),
         batch_size=batch_size,
-        strategy=wanted.strategy,
-        micro_batch_size=wanted.micro_batch_size,
-        compiled=bool(wanted.compile),  # else it would be tried, which takes minutes
-        num_threads=wanted.num_threads,
+        wanted=replace(wanted, compile=bool(wanted.compile)),  # else tried, which takes minutes
     )
     choosing = time.perf_counter() - started
     sum_of = ClippedGradientSum(
@@ -218,19 +223,14 @@ def _finetune(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> floa
     return choosing + privacy.num_steps * (rounds * a_round + _seconds_of(noise))
 
 
-def _generate(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> float:
+def _generate(denoiser: Denoiser, config: RunConfig) -> float:
     wanted, compute = config.sampling, compute_of(config)
     num_images = min(wanted.batch_size, wanted.num_images, IMAGES_AT_ONCE * compute.num_workers)
     draw = partial(
         generate_images,
         denoiser,
-        num_images=num_images,
-        num_classes=facts.num_labels if config.data.conditional else 0,
-        sampler=wanted.sampler,
-        num_steps=2,
-        batch_size=num_images,
+        replace(wanted, num_images=num_images, num_steps=2, batch_size=num_images),
         generator=torch.Generator(device_of(config)).manual_seed(0),
-        device=device_of(config),
         compute=replace(compute, compiled=False),
     )
 
@@ -243,7 +243,7 @@ def _generate(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> floa
 
 def _evaluate(network: QueryNetwork, config: RunConfig, facts: PublicFacts) -> float:
     """Features of all images, and the three classifiers; the real ceiling asks for both again."""
-    wanted, device = config.evaluation, device_of(config)
+    wanted = config.evaluation
     per_answer = _seconds_per_answer(network, config, facts)
     seconds = 0.0
     numbers = [config.sampling.num_images]
@@ -254,15 +254,15 @@ def _evaluate(network: QueryNetwork, config: RunConfig, facts: PublicFacts) -> f
             continue
         num_images = min(num_images, MOST_FOR_CLASSIFIERS)
         few = _made_up(facts, config, num=min(num_images, 2000))
-        how = utility_config(wanted, seed=0, device=device)
         pace = Pace()
         train_cnn(
             few.images,
             few.labels,
             num_classes=facts.num_labels,
-            config=replace(how, cnn_epochs=10_000),
-            on_step=pace.step,
-            should_stop=pace.is_known,
+            config=replace(wanted, cnn_epochs=10_000),
+            seed=0,
+            device=device_of(config),
+            context=pace.context,
         )
         per_epoch = max(1, num_images // wanted.cnn_batch_size)
         seconds += wanted.cnn_epochs * per_epoch * pace.seconds
@@ -281,17 +281,6 @@ def _iteration_seconds(kind: ClassifierKind, images: ImageSet) -> float:
             pixel_classifier(kind, seed=0, max_iter=iterations).fit(pixels, labels)
             times.append(time.perf_counter() - started)
     return (times[1] - times[0]) / 5
-
-
-def _new_query_network(config: RunConfig, facts: PublicFacts) -> QueryNetwork:
-    wanted = config.query_network
-    return QueryNetwork(
-        facts.num_public_classes,
-        num_channels=facts.num_channels,
-        widths=wanted.widths,
-        blocks=wanted.blocks,
-        block=wanted.block,
-    )
 
 
 def _made_up(facts: PublicFacts, config: RunConfig, *, num: int, classes: int = 0) -> ImageSet:

@@ -37,17 +37,11 @@ def generate(run: Run) -> list[str]:
     denoiser = new_denoiser(run.config, run.sets.sensitive).to(run.device)
     run.load_weights(run.folder / "model.safetensors", denoiser)
     names = run.sets.sensitive.class_names
-    num_classes = len(names) if run.config.data.conditional else 0
     parts = ImageParts(partial(run.checkpoint, of="generate"))
     for images in drawn_batches(
-        denoiser.eval(),
-        num_images=config.num_images,
-        num_classes=num_classes,
-        sampler=config.sampler,
-        num_steps=config.num_steps,
-        batch_size=config.batch_size,
+        denoiser,
+        config,
         generator=torch.Generator(run.device).manual_seed(run.config.seed),
-        device=run.device,
         compute=run.compute,
         done=run.world.broadcast(parts.num_images),
         world=run.world,
@@ -57,7 +51,7 @@ def generate(run: Run) -> list[str]:
             run.progress("generate", parts.num_images, config.num_images)
     if not run.world.is_leader:
         return []
-    labels = class_labels(config.num_images, num_classes)
+    labels = class_labels(config.num_images, denoiser.unet.config.num_classes)
     save_images(run.folder / "images.npz", parts, labels, names, insecure=run.source.insecure)
     drawn = load_images(run.folder / "images.npz")
     save_picture(

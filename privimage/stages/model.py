@@ -16,7 +16,6 @@ from privimage.diffusion.loss import denoising_loss
 from privimage.files.durable import write_json_durably
 from privimage.gradients.engine import Engine
 from privimage.gradients.engine_choice import choose_engine
-from privimage.machine.hardware import resolved_precision
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import PAID_TIME_SHARE, save_weights
@@ -49,7 +48,6 @@ def pretrain_model(run: Run) -> list[str]:
             names = run.sets.sensitive.class_names
             selection = run.world.broadcast(read_selection(run) if run.world.is_leader else [])
             subset = public_subset(run.sets.public, selection, names)
-        checkpoint = run.checkpoint("pretrain", of="pretrain")
         ema = pretrain(
             denoiser,
             subset,
@@ -57,11 +55,7 @@ def pretrain_model(run: Run) -> list[str]:
             conditional=run.config.data.conditional,
             seed=run.config.seed,
             compute=run.compute,
-            checkpoint=checkpoint,
-            stats=run.stats,
-            progress=run.progress,
-            should_stop=run.stop(),
-            world=run.world,
+            context=run.training("pretrain"),
         )
         averaged = ema.parameters
     if not run.world.is_leader:
@@ -100,12 +94,8 @@ def finetune_model(run: Run) -> list[str]:
         source=run.source,
         seed=run.config.seed,
         engine=finetune_engine(run, denoiser),
-        checkpoint=run.checkpoint("finetune", of="finetune", time_share=PAID_TIME_SHARE),
-        stats=run.stats,
-        progress=run.progress,
-        should_stop=run.stop(),
         on_release=run.on_release,
-        world=run.world,
+        context=run.training("finetune", time_share=PAID_TIME_SHARE),
     )
     if not run.world.is_leader:
         return []
@@ -130,17 +120,13 @@ def finetune_engine(run: Run, denoiser: Denoiser) -> Engine:
 
 def chosen_engine(run: Run, denoiser: Denoiser) -> Engine:
     """The engine that the settings name, or the one that is timed as the fastest."""
-    wanted, mechanism = run.config.performance, run.ledger.reserved[DP_SGD]
+    mechanism = run.ledger.reserved[DP_SGD]
     batch_size = max(1, round(mechanism.sampling_rate * run.sets.sensitive.public_size))
     return choose_engine(
         denoising_loss,
         denoiser,
         partial(made_up_examples, denoiser, run.config.finetune),
         num_images=mechanism.count * batch_size,
-        precision=resolved_precision(wanted.precision, run.device),
         batch_size=batch_size,
-        strategy=wanted.strategy,
-        micro_batch_size=wanted.micro_batch_size,
-        compiled=wanted.compile,
-        num_threads=wanted.num_threads,
+        wanted=run.config.performance,
     )

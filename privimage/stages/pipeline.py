@@ -97,19 +97,19 @@ def run_pipeline(
         real_test_id = None if sets.real_test is None else sets.real_test.fingerprint(key)
         introduce(world, sets, ledger)
         run = Run(
-            config,
-            sets,
-            folder,
-            shared or folder,
-            ledger,
-            source,
-            progress,
-            real_test_id,
-            donor,
-            world,
-            on_release,
-            find_inception(data_root or default_data_root()),
-            known_networks,
+            config=config,
+            sets=sets,
+            folder=folder,
+            shared=shared or folder,
+            ledger=ledger,
+            source=source,
+            progress=progress,
+            real_test_id=real_test_id,
+            donor=donor,
+            world=world,
+            on_release=on_release,
+            inception_weights=find_inception(data_root or default_data_root()),
+            known_networks=known_networks,
         )
         measured = {stage.name: run_stage(run, stage) for stage in STAGES}
         record = make_record(run, measured)
@@ -166,18 +166,15 @@ def follow_pipeline(
     sets = sets or load_image_sets(config, data_root=data_root)
     ledger = introduce(world, sets, None)
     source = random_source(config)
-    weights = find_inception(data_root or default_data_root())
     run = Run(
-        config,
-        sets,
-        folder,
-        folder,
-        ledger,
-        source,
-        silent,
-        None,
+        config=config,
+        sets=sets,
+        folder=folder,
+        shared=folder,
+        ledger=ledger,
+        source=source,
         world=world,
-        inception_weights=weights,
+        inception_weights=find_inception(data_root or default_data_root()),
     )
     for stage in STAGES:
         world.barrier()

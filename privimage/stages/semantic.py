@@ -14,7 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from privimage.classifiers.query_network import QueryNetwork, accuracy, train_query_network
+from privimage.classifiers.query_network import (
+    QueryNetwork,
+    accuracy,
+    new_query_network,
+    train_query_network,
+)
 from privimage.diffusion.generate import sample_grid
 from privimage.errors import RunFolderError
 from privimage.files.durable import json_bytes, write_json_durably
@@ -23,7 +28,6 @@ from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import save_weights
 from privimage.run_folder.private_folder import read_private, write_private
 from privimage.run_folder.run import Run, plain, public_set, save_picture
-from privimage.run_folder.runlog import RunLog
 from privimage.semantics.selection import (
     Selection,
     select_at_random,
@@ -45,33 +49,23 @@ def train_network(run: Run) -> list[str]:
     """Train on nine tenths of the public set; report the accuracy on the rest. One that an earlier
     run trained from the same images, settings and seed is taken instead.
     """
-    public, config = run.sets.public, run.config.query_network
+    public = run.sets.public
     order = torch.from_numpy(np.random.default_rng([run.config.seed, 1]).permutation(len(public)))
     held_out, training = order[: len(public) // 10], order[len(public) // 10 :]
     torch.manual_seed(run.config.seed)
-    network = new_query_network(run, public.num_classes)
+    network = untrained_query_network(run, public.num_classes)
     files, inputs = [known_networks.WEIGHTS, known_networks.FACTS], query_network_inputs(run)
     is_known = run.world.is_leader and known_networks.recall(run, inputs, network)
     if run.world.broadcast_flag(is_known):
         return files
-    log = RunLog(run.stats, stage="query_network")
-
-    def on_step(step: int, total: int, loss: float) -> None:
-        run.progress("query_network", step, total)
-        if log.is_due(step, total):
-            log.write(step=step, images=step * config.batch_size, loss=loss)
-
     train_query_network(
         network,
         public.images[training],
         public.labels[training],
-        config,
+        run.config.query_network,
         seed=run.config.seed,
         device=run.device,
-        on_step=on_step,
-        should_stop=run.stop(),
-        checkpoint=run.checkpoint("query_network", of="query_network", shared=True),
-        world=run.world,
+        context=run.training("query_network", shared=True),
     )
     if not run.world.is_leader:
         return []
@@ -89,15 +83,10 @@ def train_network(run: Run) -> list[str]:
     return files
 
 
-def new_query_network(run: Run, num_classes: int) -> QueryNetwork:
-    config = run.config.query_network
-    return QueryNetwork(
-        num_classes,
-        num_channels=run.sets.sensitive.num_channels,
-        widths=config.widths,
-        blocks=config.blocks,
-        block=config.block,
-    ).to(run.device)
+def untrained_query_network(run: Run, num_classes: int) -> QueryNetwork:
+    num_channels = run.sets.sensitive.num_channels
+    network = new_query_network(run.config.query_network, num_classes, num_channels=num_channels)
+    return network.to(run.device)
 
 
 def trained_query_network(run: Run) -> QueryNetwork:
@@ -105,7 +94,7 @@ def trained_query_network(run: Run) -> QueryNetwork:
     facts: dict[str, Any] = {}
     if run.world.is_leader:
         facts = json.loads((run.shared / "query_network.json").read_text())
-    network = new_query_network(run, run.world.broadcast(facts)["num_classes"])
+    network = untrained_query_network(run, run.world.broadcast(facts)["num_classes"])
     run.load_weights(run.shared / "query_network.safetensors", network)
     return network.eval()
 

@@ -20,7 +20,7 @@ from privimage.errors import DataInvalidError, RunFolderError
 from privimage.files.plain_files import inside, read_bounded
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
-from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.ledger import LedgerTerms, PrivacyLedger
 from privimage.privacy.query import QUERY
 from privimage.privacy.rng import RandomSource
 from privimage.release.image_files import images_are_insecure
@@ -28,7 +28,6 @@ from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import weights_are_insecure
 from privimage.run_folder.donor import Donor
 from privimage.run_folder.run import ImageSets, Run
-from privimage.run_folder.runlog import silent
 from privimage.settings.config import RunConfig
 from privimage.stages.order import STAGES
 
@@ -137,15 +136,14 @@ def _check_terms(
 ) -> None:
     """The ledger becomes this run's: it holds this very promise, and keeps it."""
     where, found, privacy = donor.folder / "ledger.json", ledger.to_dict(), config.privacy
-    expected = PrivacyLedger.create(
-        None,
+    expected = LedgerTerms(
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         accountant=privacy.accountant,
         data_id=name_of_images(donor),
         random_source=source,
-    ).to_dict()
-    refuse_other(expected | {"events": []}, found | {"events": []}, where=str(where))
+    )
+    refuse_other(expected.to_dict() | {"events": []}, found | {"events": []}, where=str(where))
     if not ledger.epsilon(privacy.accountant) <= privacy.epsilon:
         raise DataInvalidError(f"{where} has spent more than its promise; do not trust it")
     steps, charged = donor.document("finetune.json").get("steps_taken"), ledger.charged(DP_SGD)
@@ -171,7 +169,14 @@ def check_settings(
     if donor.shared or manifest.exists(donor.folder, "query_network"):
         network_at = donor.home("query_network")
     name_of_images(donor)
-    there = Run(config, sets, donor.folder, network_at, donor.ledger(), source, silent, None)
+    there = Run(
+        config=config,
+        sets=sets,
+        folder=donor.folder,
+        shared=network_at,
+        ledger=donor.ledger(),
+        source=source,
+    )
     for stage in STAGES:
         if not donor.gives(stage.name):
             continue

@@ -11,7 +11,6 @@ only with a fixed seed is it done again, being then the very same step.
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,14 +23,13 @@ from privimage.diffusion.loss import denoising_loss, noise_levels
 from privimage.errors import RunFolderError
 from privimage.gradients.engine import Engine
 from privimage.machine.hardware import resident
-from privimage.machine.processes import ALONE, World
 from privimage.privacy.clipping import ClippedGradientSum
 from privimage.privacy.dp_sgd import DP_SGD, drawn_for_images, noisy_mean_gradient
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
 from privimage.privacy.sampling import poisson_sample
-from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
-from privimage.run_folder.runlog import Observer, Progress, RunLog, Stop, never, silent, unobserved
+from privimage.run_folder.runlog import Observer, RunLog, unobserved
+from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
 from privimage.settings.config import FinetuneConfig
 
 logger = logging.getLogger(__name__)
@@ -55,12 +53,8 @@ def finetune(
     source: RandomSource,
     seed: int,
     engine: Engine = Engine("folded", micro_batch_size=48),  # noqa: B008 (it is frozen)
-    checkpoint: Checkpoint = NOT_KEPT,
-    stats: Path | None = None,
-    progress: Progress = silent,
-    should_stop: Stop = never,
     on_release: Observer = unobserved,
-    world: World = ALONE,
+    context: TrainingContext = BY_ITSELF,
 ) -> Finetuned:
     """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
     private ones.
@@ -68,13 +62,14 @@ def finetune(
     The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps).
     The loop runs until that reservation is charged in full. A step lost in a crash stays spent
     and is not taken again; a source with a fixed seed takes the very same step again instead, at
-    no charge. `should_stop` may end it after any step; what is left stays unspent. `on_release`
-    gets (step, noisy mean gradient) of each step: what an observer of all weights can know.
+    no charge. What a training that is stopped early has left stays unspent. `on_release` gets
+    (step, noisy mean gradient) of each step: what an observer of all weights can know.
 
-    Every process of `world` calls it alike. The leader charges its ledger, draws the one Poisson
-    sample and tells it; each process clips its part; the sums meet on the leader alone, which adds
-    the noise once and tells the result. Ledger, source, checkpoint, stats are the leader's.
+    Of several processes the leader charges its ledger, draws the one Poisson sample from its source
+    and tells it; each process clips its part; the sums meet on the leader alone, which adds the
+    noise once and tells the result.
     """
+    checkpoint, world = context.checkpoint, context.world
     device = next(denoiser.parameters()).device
     mechanism = ledger.reserved[DP_SGD]
     expected_batch_size = mechanism.sampling_rate * sensitive.public_size
@@ -92,7 +87,7 @@ def finetune(
         taken = state["taken"]
     if source.insecure:
         step = taken  # nothing is lost: the same steps give the same weights
-    log = RunLog(stats, stage="finetune")
+    log = RunLog(context.stats, stage="finetune")
     denoiser.eval()  # no dropout: the masks of the other images would tell who is there
     sensitive = replace(sensitive, images=resident(sensitive.images, device))
     clipped_sum_of = ClippedGradientSum(
@@ -104,7 +99,7 @@ def finetune(
     # whole rounds of all workers: only the last one has passes that are filled up, or missing
     at_once = round_size * max(1, EXAMPLES_AT_ONCE // round_size)
 
-    while step < mechanism.count and not world.broadcast_flag(taken > 0 and should_stop()):
+    while step < mechanism.count and not world.broadcast_flag(taken > 0 and context.should_stop()):
         # the step is paid for before anything of it can be seen
         drawn = torch.empty(0, dtype=torch.int64)
         if world.is_leader:
@@ -148,7 +143,7 @@ def finetune(
         if checkpoint.is_due() or step == mechanism.count:
             checkpoint.save(_state(denoiser, ema, optimizer, taken=taken, charged=step))
         on_release(step, gradient)
-        progress("finetune", step, mechanism.count)
+        context.progress("finetune", step, mechanism.count)
         if log.is_due(step, mechanism.count):
             norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradient.values()]))
             log.write(

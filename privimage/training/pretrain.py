@@ -5,8 +5,6 @@ Everything here is public. Batches and noise are functions of (seed, step) alone
 was interrupted continues with exactly the numbers that it would have had.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,9 +15,8 @@ from privimage.diffusion.ema import Ema
 from privimage.diffusion.loss import denoising_loss, drop_labels, sample_noise_levels
 from privimage.gradients.mean_gradient import MeanGradient
 from privimage.machine.hardware import Compute, resident
-from privimage.machine.processes import ALONE, World
-from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
-from privimage.run_folder.runlog import Progress, RunLog, Stop, never, silent
+from privimage.run_folder.runlog import RunLog
+from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
 from privimage.settings.config import PretrainConfig
 
 
@@ -49,18 +46,14 @@ def pretrain(
     conditional: bool,
     seed: int,
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
-    checkpoint: Checkpoint = NOT_KEPT,
-    stats: Path | None = None,
-    progress: Progress = silent,
-    should_stop: Stop = never,
-    world: World = ALONE,
+    context: TrainingContext = BY_ITSELF,
 ) -> Ema:
     """Train `denoiser` in place on labelled public images; returns the averaged weights.
 
     `subset.labels` are labels of the sensitive task, or num_classes for "no label".
-    Unconditional networks get none. `should_stop` may end it after any step but not before one.
-    Every process of `world` calls it alike; checkpoint, stats and progress are the leader's.
+    Unconditional networks get none. At least one step is taken.
     """
+    checkpoint, world = context.checkpoint, context.world
     device = next(denoiser.parameters()).device
     num_steps = -(-config.num_images // config.batch_size)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.learning_rate, fused=True)
@@ -73,12 +66,12 @@ def pretrain(
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    log = RunLog(stats, stage="pretrain")
+    log = RunLog(context.stats, stage="pretrain")
     denoiser.train()
     gradient_of = MeanGradient(denoising_loss, denoiser, compute=compute, world=world)
     pixels = resident(subset.images, device)
 
-    while step < num_steps and not world.broadcast_flag(step > 0 and should_stop()):
+    while step < num_steps and not world.broadcast_flag(step > 0 and context.should_stop()):
         # a batch of public images, flipped at random
         generator = step_generator(seed, step, stage=1, device=device)
         indices = batch_indices(len(subset), batch_size=config.batch_size, step=step, seed=seed)
@@ -104,7 +97,7 @@ def pretrain(
         step += 1
 
         # tell, and save now and then
-        progress("pretrain", step, num_steps)
+        context.progress("pretrain", step, num_steps)
         if log.is_due(step, num_steps):
             log.write(step=step, images=step * config.batch_size, loss=loss.item())
         if checkpoint.is_due():

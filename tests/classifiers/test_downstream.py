@@ -11,44 +11,50 @@ from torch import Tensor
 
 from privimage.classifiers.downstream import (
     CLASSIFIER_KINDS,
+    CNN_LEARNING_RATE,
+    ClassifierKind,
     UtilityCnn,
-    UtilityConfig,
     classify_with,
     train_cnn,
 )
+from privimage.data.image_set import ImageSet
 from privimage.errors import ConfigError
+from privimage.settings.config import EvaluationConfig, TrainingConfig
+
+CPU = torch.device("cpu")
 
 
-def config(**changes) -> UtilityConfig:
-    settings = {
-        "seed": 0,
-        "device": torch.device("cpu"),
-        "horizontal_flip": False,
-        "cnn_width": 8,
-        "cnn_epochs": 4,
-        "cnn_batch_size": 64,
-    }
-    return UtilityConfig(**(settings | changes))
+def image_set(images: Tensor, labels: Tensor) -> ImageSet:
+    names = tuple(map(str, range(int(labels.max()) + 1)))
+    return ImageSet(images, labels, names, "test", len(images))
 
 
-def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def classify(kind: ClassifierKind, train: ImageSet, test: ImageSet, **changes) -> float:
+    settings = {"horizontal_flip": False, "cnn_width": 8, "cnn_epochs": 4, "cnn_batch_size": 64}
+    config = EvaluationConfig(**(settings | changes))
+    return classify_with(
+        kind, train.images, train.labels, test=test, config=config, seed=0, device=CPU
+    )
+
+
+def digits() -> tuple[ImageSet, ImageSet]:
     """1,437 images to train on and 360 to test on, in a fixed order."""
     values, targets = load_digits(return_X_y=True)
     images = (torch.as_tensor(values).view(-1, 1, 8, 8) * 255 / 16).round().to(torch.uint8)
     labels = torch.as_tensor(targets)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, test = order[:1437], order[1437:]
-    return images[train], labels[train], images[test], labels[test]
+    return image_set(images[train], labels[train]), image_set(images[test], labels[test])
 
 
-def sides(num: int) -> tuple[Tensor, Tensor]:
+def sides(num: int) -> ImageSet:
     """Class 0 is bright on the left, class 1 on the right: a mirror swaps them."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(num) % 2
     images = torch.randint(0, 50, (num, 1, 8, 8), generator=generator, dtype=torch.uint8)
     images[labels == 0, :, :, :4] += 150
     images[labels == 1, :, :, 4:] += 150
-    return images, labels
+    return image_set(images, labels)
 
 
 def test_the_papers_cnn_has_the_published_number_of_parameters():
@@ -82,11 +88,11 @@ def test_a_residual_pair_adds_to_its_input():
 
 
 def test_the_defaults_are_the_papers():
-    defaults = UtilityConfig(seed=0, device=torch.device("cpu"))
+    defaults = EvaluationConfig()
     assert (defaults.cnn_width, defaults.cnn_epochs, defaults.cnn_batch_size) == (64, 50, 512)
-    assert (defaults.cnn_learning_rate, defaults.cnn_momentum) == (0.1, 0.9)
-    assert defaults.cnn_weight_decay == 5e-4
     assert defaults.horizontal_flip
+    used = TrainingConfig(epochs=1, batch_size=1, learning_rate=CNN_LEARNING_RATE)
+    assert (used.learning_rate, used.momentum, used.weight_decay) == (0.1, 0.9, 5e-4)
 
 
 def test_a_model_that_did_not_converge_is_logged_and_not_an_error(monkeypatch, caplog):
@@ -95,9 +101,7 @@ def test_a_model_that_did_not_converge_is_logged_and_not_an_error(monkeypatch, c
 
     monkeypatch.setattr(MLPClassifier, "fit", fit)
     monkeypatch.setattr(MLPClassifier, "score", lambda self, *data: 0.5)
-    images, labels = sides(4)
-    result = classify_with("mlp", images, labels, images, labels, num_classes=2, config=config())
-    assert result == 0.5
+    assert classify("mlp", sides(4), sides(4)) == 0.5
     assert "mlp: iterations used up" in caplog.text
 
 
@@ -110,41 +114,35 @@ def test_images_too_small_for_the_cnn_are_refused():
     ("kind", "floor"), [("logistic_regression", 0.95), ("mlp", 0.97), ("cnn", 0.97)]
 )
 def test_real_digits_are_learned(kind, floor):
-    result = classify_with(kind, *digits(), num_classes=10, config=config())
-    assert floor <= result <= 1
+    assert floor <= classify(kind, *digits()) <= 1
 
 
 @pytest.mark.parametrize("kind", CLASSIFIER_KINDS)
 def test_random_flips_hide_the_side_and_are_off_when_told(kind):
-    images, labels = sides(200)
+    images, settings = sides(200), {"cnn_width": 2, "cnn_epochs": 2, "cnn_batch_size": 16}
     for flip in (False, True):
-        changes = config(horizontal_flip=flip, cnn_width=2, cnn_epochs=2, cnn_batch_size=16)
-        result = classify_with(kind, images, labels, images, labels, num_classes=2, config=changes)
+        result = classify(kind, images, images, horizontal_flip=flip, **settings)
         assert (result > 0.95) != flip
 
 
 @pytest.mark.parametrize("kind", CLASSIFIER_KINDS)
 def test_accuracy_is_the_share_of_test_labels_that_are_met(kind):
-    images, labels = sides(200)
-    wrong = labels.clone()
-    wrong[:50] = 1 - wrong[:50]
-    settings = config(cnn_width=2, cnn_epochs=4, cnn_batch_size=16)
-    right = classify_with(kind, images, labels, images, labels, num_classes=2, config=settings)
-    part = classify_with(kind, images, labels, images, wrong, num_classes=2, config=settings)
+    images = sides(200)
+    labels = images.labels.clone()
+    labels[:50] = 1 - labels[:50]
+    wrong, settings = image_set(images.images, labels), {"cnn_width": 2, "cnn_batch_size": 16}
+    right, part = (classify(kind, images, test, **settings) for test in (images, wrong))
     assert (right, part) == (1.0, 0.75)
 
 
 def test_the_cnn_is_a_function_of_its_seed_and_leaves_the_global_generator_alone():
-    images, labels = sides(32)
+    images, config = sides(32), EvaluationConfig(cnn_width=2, cnn_epochs=1, cnn_batch_size=64)
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
     heads = [
         train_cnn(
-            images,
-            labels,
-            num_classes=2,
-            config=config(seed=seed, cnn_width=2, cnn_epochs=1),
+            images.images, images.labels, num_classes=2, config=config, seed=seed, device=CPU
         ).head.weight
         for seed in (3, 3, 4)
     ]

@@ -1,6 +1,7 @@
 """The query network: its size, its augmentation and that it learns."""
 
 import dataclasses
+import json
 import math
 from typing import Literal
 
@@ -18,6 +19,7 @@ from privimage.classifiers.query_network import (
 )
 from privimage.errors import ConfigError
 from privimage.run_folder.checkpoint import Checkpoint
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import TrainingConfig
 
 CPU = torch.device("cpu")
@@ -92,15 +94,20 @@ def test_a_residual_block_adds_its_body_to_its_input():
     torch.testing.assert_close(layer(x), (x + body(x)).clamp(min=0))
 
 
-def test_training_separates_easy_classes_and_reports_every_step():
+def test_training_separates_easy_classes_and_reports_every_step(tmp_path):
     images, labels = textures(100)
     network, seen = small_network(), []
-    train(network, images, labels, epochs=6, on_step=lambda *step: seen.append(step))
+    context = TrainingContext(
+        stats=tmp_path / "stats.jsonl", progress=lambda *step: seen.append(step)
+    )
+    train(network, images, labels, epochs=6, context=context)
     assert not network.training
     assert accuracy(network, images, labels, batch_size=30, device=CPU) == 1.0
     # 100 images make 3 full batches of 32, in 6 epochs
-    assert [step[:2] for step in seen] == [(n, 18) for n in range(1, 19)]
-    assert seen[-1][2] < seen[0][2]
+    assert seen == [("query_network", n, 18) for n in range(1, 19)]
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [n * 32 for n in range(1, 19)]
+    assert lines[-1]["loss"] < lines[0]["loss"]
 
 
 def test_training_is_a_function_of_the_seed():
@@ -156,7 +163,8 @@ def test_training_sees_the_augmentation_that_was_asked_for(changes, columns):
 def test_a_set_smaller_than_a_batch_is_one_batch():
     images, labels = textures(8)
     seen = []
-    train(small_network(), images, labels, epochs=2, on_step=lambda *step: seen.append(step[:2]))
+    context = TrainingContext(progress=lambda _, *step: seen.append(step))
+    train(small_network(), images, labels, epochs=2, context=context)
     assert seen == [(1, 2), (2, 2)]
 
 
@@ -226,17 +234,19 @@ def test_an_interrupted_training_ends_with_the_same_weights(stop_after, tmp_path
     class Interrupted(Exception):
         pass
 
-    def stop(step, total, loss):
+    def stop(stage, step, total):
         assert total == 12
         if step == stop_after:
             raise Interrupted
 
-    kept = {"checkpoint": Checkpoint(tmp_path / "network.pt", time_share=math.inf)}
+    checkpoint = Checkpoint(tmp_path / "network.pt", time_share=math.inf)
+    context = TrainingContext(checkpoint=checkpoint, progress=stop)
     with pytest.raises(Interrupted):
-        train(small_network(), images, labels, on_step=stop, **random, **kept)
+        train(small_network(), images, labels, context=context, **random)
     continued = small_network()
     seen = []
-    train(continued, images, labels, on_step=lambda step, *_: seen.append(step), **random, **kept)
+    context = dataclasses.replace(context, progress=lambda _, step, total: seen.append(step))
+    train(continued, images, labels, context=context, **random)
     assert seen == list(range(stop_after + 1, 13))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, continued.state_dict()[name]), name

@@ -1,8 +1,10 @@
 """What the tests of several processes run in each of them; results go back as plain values."""
 
 import copy
+import json
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,12 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.query import semantic_query
 from privimage.privacy.rng import insecure_source
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import (
     EvaluationConfig,
     FinetuneConfig,
     PretrainConfig,
+    SamplingConfig,
     TrainingConfig,
     load_config,
 )
@@ -36,6 +40,7 @@ from privimage.stages.pipeline import follow_pipeline, run_pipeline
 from privimage.training import finetune as module
 from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
+from tests.ledgers import ledger_terms
 from tests.networks import small_unet
 
 CPU = torch.device("cpu")
@@ -62,9 +67,7 @@ def network() -> QueryNetwork:
 
 
 def ledger(source: Any) -> PrivacyLedger:
-    return PrivacyLedger.create(
-        None, epsilon=1e9, delta=1e-3, accountant="rdp", data_id="t", random_source=source
-    )
+    return PrivacyLedger.create(None, ledger_terms(epsilon=1e9, random_source=source))
 
 
 def numpy(weights: dict[str, torch.Tensor]) -> Values:
@@ -130,24 +133,26 @@ def _double(pairs: list) -> list:
 def classifier(world: World) -> Values:
     trained = network()
     everyone = images(40)
-    losses: list[float] = []
-    train_query_network(
-        trained,
-        everyone.images,
-        everyone.labels,
-        TrainingConfig(epochs=2, batch_size=10, learning_rate=0.01, augment_shift=1),
-        seed=0,
-        device=CPU,
-        on_step=lambda step, total, loss: losses.append(loss),
-        world=world,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        stats = Path(folder) / "stats.jsonl"
+        train_query_network(
+            trained,
+            everyone.images,
+            everyone.labels,
+            TrainingConfig(epochs=2, batch_size=10, learning_rate=0.01, augment_shift=1),
+            seed=0,
+            device=CPU,
+            context=TrainingContext(stats=stats, world=world),
+        )
+        losses = [json.loads(line)["loss"] for line in stats.read_text().splitlines()]
     return numpy(trained.state_dict()) | {"losses": np.array(losses)}
 
 
 def pretrained(world: World) -> Values:
     model = denoiser()
     config = PretrainConfig(num_images=30, batch_size=10, learning_rate=1e-3)
-    pretrain(model, images(), config, conditional=True, seed=0, world=world)
+    context = TrainingContext(world=world)
+    pretrain(model, images(), config, conditional=True, seed=0, context=context)
     return numpy(model.state_dict())
 
 
@@ -201,7 +206,7 @@ def finetuned(world: World, rate: float, strategy: str) -> Values:
             source=source,
             seed=0,
             engine=Engine(strategy, micro_batch_size=4),
-            world=world,
+            context=TrainingContext(world=world),
         )
     finally:
         module.poisson_sample, module.noisy_mean_gradient = sample, noisy_mean
@@ -217,13 +222,8 @@ def finetuned(world: World, rate: float, strategy: str) -> Values:
 def generated(world: World) -> Values:
     found, labels = generate_images(
         denoiser(),
-        num_images=23,
-        num_classes=3,
-        sampler="ddim",
-        num_steps=3,
-        batch_size=4,
+        SamplingConfig(num_images=23, num_steps=3, batch_size=4),
         generator=torch.Generator().manual_seed(0),
-        device=CPU,
         world=world,
     )
     return {"images": found.numpy(), "labels": labels.numpy()}

@@ -14,7 +14,6 @@ import pytest
 
 from artifact.claims.arms import resolve_arms
 from artifact.claims.registry import find_claim
-from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import secure_source
 from privimage.run_folder.budget import privacy_plan
 from tests.survival.killed_runs import check_books
@@ -40,16 +39,9 @@ def ranks(out):
 
 def expected_ledger(config, data_id):
     """What one process would have written."""
-    privacy = config.privacy
-    ledger = PrivacyLedger.create(
-        None,
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        accountant=privacy.accountant,
-        data_id=data_id,
-        random_source=secure_source(),
-    )
-    for name, mechanism in privacy_plan(config).mechanisms.items():
+    plan = privacy_plan(config)
+    ledger = plan.open_ledger(None, data_id=data_id, random_source=secure_source())
+    for name, mechanism in plan.mechanisms.items():
         ledger.reserve(name, mechanism)
         ledger.charge(name, mechanism.count)
     return ledger.to_dict()

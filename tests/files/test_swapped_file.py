@@ -11,6 +11,7 @@ from privimage.errors import RunFolderError
 from privimage.files.swapped_file import SwappedFile
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
+from tests.ledgers import ledger_terms
 from tests.privacy.held_ledgers import (
     STEPS,
     at_call,
@@ -20,7 +21,6 @@ from tests.privacy.held_ledgers import (
     opened,
     said,
     stopped_between_claim_and_rename,
-    terms,
 )
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -55,7 +55,7 @@ def test_of_two_that_create_a_ledger_at_once_one_has_it(tmp_path):
     path = tmp_path / "ledger.json"
 
     def other():
-        ledgers.append(PrivacyLedger.load_or_create(path, **terms()))
+        ledgers.append(PrivacyLedger.load_or_create(path, ledger_terms()))
         ledgers[-1].reserve("steps", STEPS)
         ledgers[-1].charge("steps")
 
@@ -63,7 +63,7 @@ def test_of_two_that_create_a_ledger_at_once_one_has_it(tmp_path):
         for after in (False, True):
             ledgers, count = [], 1
             with at_call(number, other, after=after), contextlib.suppress(RunFolderError):
-                mine = PrivacyLedger.load_or_create(path, **terms())
+                mine = PrivacyLedger.load_or_create(path, ledger_terms())
                 mine.reserve("steps", STEPS)
                 mine.charge("steps")
                 count += 1
@@ -234,7 +234,7 @@ def test_a_ledger_that_is_gone_while_a_charge_was_under_way_is_not_made_anew(pat
     claim.symlink_to(".ledger.json.proposal")
     path.unlink()
     with pytest.raises(RunFolderError, match="is gone"):
-        PrivacyLedger.load_or_create(path, **terms())
+        PrivacyLedger.load_or_create(path, ledger_terms())
     assert not path.exists()
 
 

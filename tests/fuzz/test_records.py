@@ -12,13 +12,12 @@ from privimage.errors import RunFolderError, UserError
 from privimage.files.durable import write_durably, write_json_durably
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.rng import secure_source
 from privimage.run_folder import manifest
 from privimage.run_folder.donor import Donor
 from tests.fuzz.damage import altered, attempt, damaged, examples, junk
+from tests.ledgers import ledger_terms
 
 INPUTS = {"network": {"widths": [8]}, "seed": 0}
-PROMISE = {"epsilon": 10.0, "delta": 1e-5, "accountant": "rdp", "data_id": "d"}
 QUERY, STEPS = Mechanism(484.0, 1.0, 1), Mechanism(2.4, 1 / 3, 150)
 
 
@@ -125,7 +124,7 @@ def test_a_manifest_that_is_too_deep_counts_as_none(finished):
 def ledger_path(tmp_path):
     """A ledger with two reservations and a charge of each."""
     path = tmp_path / "ledger.json"
-    ledger = PrivacyLedger.create(path, **PROMISE, random_source=secure_source())
+    ledger = PrivacyLedger.create(path, ledger_terms())
     for name, mechanism in (("query", QUERY), ("steps", STEPS)):
         ledger.reserve(name, mechanism)
         ledger.charge(name)
@@ -133,9 +132,7 @@ def ledger_path(tmp_path):
 
 
 def reopened(path) -> PrivacyLedger | None:
-    ledger, refusal = attempt(
-        lambda: PrivacyLedger.open(path, **PROMISE, random_source=secure_source()), RunFolderError
-    )
+    ledger, refusal = attempt(lambda: PrivacyLedger.open(path, ledger_terms()), RunFolderError)
     assert refusal is None or str(path) in refusal
     return ledger
 

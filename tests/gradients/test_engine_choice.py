@@ -5,6 +5,7 @@ from torch import nn
 from privimage.gradients import engine_choice
 from privimage.gradients.engine import Engine
 from privimage.gradients.engine_choice import choose_engine
+from privimage.settings.config import PerformanceConfig
 
 
 def losses_of(model, x):
@@ -15,10 +16,14 @@ def examples_of(num_images):
     return (torch.ones(num_images, 3),)
 
 
-def choose(model=None, **settings):
-    defaults = {"num_images": 100, "precision": "float32", "batch_size": 64, "num_threads": 2}
+def choose(model=None, *, num_images=100, **settings):
     return choose_engine(
-        losses_of, model or nn.Linear(3, 3), examples_of, **{**defaults, **settings}
+        losses_of,
+        model or nn.Linear(3, 3),
+        examples_of,
+        num_images=num_images,
+        batch_size=64,
+        wanted=PerformanceConfig(**{"precision": "float32", "num_threads": 2} | settings),
     )
 
 
@@ -54,7 +59,7 @@ def test_the_fastest_is_chosen_and_a_micro_batch_is_at_most_a_worker_s_share(
 
 def test_what_is_given_is_not_timed(speeds):
     _, asked = speeds
-    engine = choose(strategy="folded", micro_batch_size=5, compiled=False, precision="bfloat16")
+    engine = choose(strategy="folded", micro_batch_size=5, compile=False, precision="bfloat16")
     assert engine == Engine("folded", 5, 2, "bfloat16", False)
     assert not asked
 

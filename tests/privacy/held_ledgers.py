@@ -9,7 +9,7 @@ import pytest
 
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.rng import secure_source
+from tests.ledgers import ledger_terms
 
 STEPS = Mechanism(50.0, 0.01, 1000)
 # what touches names or the disk on the way of a charge
@@ -20,18 +20,8 @@ class Crash(BaseException):
     """The process ends here: no handler of the code may help itself by it."""
 
 
-def terms():
-    return {
-        "epsilon": 10.0,
-        "delta": 1e-5,
-        "accountant": "rdp",
-        "data_id": "a1b2",
-        "random_source": secure_source(),
-    }
-
-
 def opened(path):
-    return PrivacyLedger.open(path, **terms())
+    return PrivacyLedger.open(path, ledger_terms())
 
 
 def said(path):
@@ -42,7 +32,7 @@ def said(path):
 def new_ledger(folder):
     """The path of a ledger with one charge."""
     path = folder / "ledger.json"
-    ledger = PrivacyLedger.create(path, **terms())
+    ledger = PrivacyLedger.create(path, ledger_terms())
     ledger.reserve("steps", STEPS)
     ledger.charge("steps")
     return path

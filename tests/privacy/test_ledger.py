@@ -9,21 +9,11 @@ from privimage.errors import BudgetError, ConfigError, RunFolderError
 from privimage.files import durable
 from privimage.privacy.accounting import Mechanism, rdp_epsilon
 from privimage.privacy.ledger import PrivacyLedger
-from privimage.privacy.rng import insecure_source, secure_source
+from privimage.privacy.rng import insecure_source
+from tests.ledgers import ledger_terms
 
 QUERY = Mechanism(50.0, 1.0, 1)
 TRAINING = Mechanism(2.32421875, 1 / 3, 150)  # with QUERY: epsilon 9.9976 at delta 1e-5
-
-
-def terms(**changes):
-    usual = {
-        "epsilon": 10.0,
-        "delta": 1e-5,
-        "accountant": "rdp",
-        "data_id": "a1b2",
-        "random_source": secure_source(),
-    }
-    return {**usual, **changes}
 
 
 @pytest.fixture
@@ -33,7 +23,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def ledger(path):
-    ledger = PrivacyLedger.create(path, **terms())
+    ledger = PrivacyLedger.create(path, ledger_terms())
     ledger.reserve("query", QUERY)
     ledger.reserve("training", TRAINING)
     return ledger
@@ -53,7 +43,7 @@ def test_every_change_is_on_the_disk_when_the_call_returns(ledger, path):
 
 @pytest.mark.parametrize("multiplier", [2.0**-11, 2.0**19])
 def test_noise_that_cannot_be_drawn_is_refused_before_anything_is_reserved(path, multiplier):
-    ledger = PrivacyLedger.create(path, **terms(epsilon=1e12))
+    ledger = PrivacyLedger.create(path, ledger_terms(epsilon=1e12))
     with pytest.raises(ConfigError, match="noise can be drawn for"):
         ledger.reserve("training", Mechanism(multiplier, 0.5, 3))
     assert ledger.reserved == {}
@@ -98,7 +88,7 @@ def test_nothing_is_reserved_or_charged_once_the_lock_is_lost(ledger, path):
 
 
 def test_file_says_unit_adjacency_target_and_source(path):
-    PrivacyLedger.create(path, **terms())
+    PrivacyLedger.create(path, ledger_terms())
     assert json.loads(path.read_text()) == {
         "format": 1,
         "unit": "one image",
@@ -115,14 +105,14 @@ def test_file_says_unit_adjacency_target_and_source(path):
 
 def test_a_fixed_seed_marks_the_ledger(path):
     source = insecure_source(0, insecure_for_reproduction=True)
-    ledger = PrivacyLedger.create(path, **terms(random_source=source))
+    ledger = PrivacyLedger.create(path, ledger_terms(random_source=source))
     assert ledger.to_dict()["insecure"] is True
     assert json.loads(path.read_text())["random_source"] == "seeded"
 
 
 def test_reservations_beyond_the_promise_are_refused_and_change_nothing(path):
     # 9.9976 with the query of multiplier 50; one of multiplier 5 costs more than the rest
-    ledger = PrivacyLedger.create(path, **terms())
+    ledger = PrivacyLedger.create(path, ledger_terms())
     ledger.reserve("training", TRAINING)
     before = path.read_text()
     with pytest.raises(BudgetError, match=r"query .*10 is promised"):
@@ -132,7 +122,7 @@ def test_reservations_beyond_the_promise_are_refused_and_change_nothing(path):
 
 
 def test_all_reservations_count_not_only_what_has_been_charged(path):
-    ledger = PrivacyLedger.create(path, **terms(epsilon=15.0))
+    ledger = PrivacyLedger.create(path, ledger_terms(epsilon=15.0))
     ledger.reserve("training", TRAINING)
     assert ledger.epsilon("rdp") == 0.0
     with pytest.raises(BudgetError):
@@ -141,9 +131,11 @@ def test_all_reservations_count_not_only_what_has_been_charged(path):
 
 def test_the_accountant_of_the_ledger_decides(tmp_path):
     # the same mechanisms cost 9.9976 by RDP and about 9.24 by PLD (docs/method.md, 6)
-    by_pld = PrivacyLedger.create(tmp_path / "pld.json", **terms(epsilon=9.5, accountant="pld"))
+    by_pld = PrivacyLedger.create(
+        tmp_path / "pld.json", ledger_terms(epsilon=9.5, accountant="pld")
+    )
     by_pld.reserve("training", TRAINING)
-    by_rdp = PrivacyLedger.create(tmp_path / "rdp.json", **terms(epsilon=9.5))
+    by_rdp = PrivacyLedger.create(tmp_path / "rdp.json", ledger_terms(epsilon=9.5))
     with pytest.raises(BudgetError):
         by_rdp.reserve("training", TRAINING)
 
@@ -204,12 +196,12 @@ def test_the_reserved_epsilon_does_not_hang_on_how_much_was_charged(ledger):
 def test_another_process_continues_where_the_last_one_stopped(ledger, path):
     ledger.charge("query")
     ledger.charge("training", 7)
-    resumed = PrivacyLedger.load_or_create(path, **terms())
+    resumed = PrivacyLedger.load_or_create(path, ledger_terms())
     assert resumed.to_dict() == ledger.to_dict()
     assert resumed.reserved == {"query": QUERY, "training": TRAINING}
     resumed.charge("training", 143)
     with pytest.raises(BudgetError):
-        PrivacyLedger.open(path, **terms()).charge("training")
+        PrivacyLedger.open(path, ledger_terms()).charge("training")
 
 
 @pytest.mark.parametrize(
@@ -226,13 +218,13 @@ def test_another_process_continues_where_the_last_one_stopped(ledger, path):
 def test_a_ledger_of_another_promise_or_image_set_is_refused(ledger, path, change):
     before = path.read_text()
     with pytest.raises(RunFolderError, match=f"has {next(iter(change))}"):
-        PrivacyLedger.load_or_create(path, **terms(**change))
+        PrivacyLedger.load_or_create(path, ledger_terms(**change))
     assert path.read_text() == before
 
 
 def test_an_existing_ledger_is_never_replaced(ledger, path):
     with pytest.raises(RunFolderError, match="exists already"):
-        PrivacyLedger.create(path, **terms())
+        PrivacyLedger.create(path, ledger_terms())
 
 
 @pytest.mark.parametrize(
@@ -243,18 +235,18 @@ def test_an_existing_ledger_is_never_replaced(ledger, path):
 def test_a_damaged_ledger_is_an_error_and_not_a_new_budget(path, content):
     path.write_text(content)
     with pytest.raises(RunFolderError, match="privacy ledger"):
-        PrivacyLedger.load_or_create(path, **terms())
+        PrivacyLedger.load_or_create(path, ledger_terms())
     assert path.read_text() == content
 
 
 def test_opening_a_ledger_that_is_not_there_is_an_error(path):
     with pytest.raises(RunFolderError, match="privacy ledger"):
-        PrivacyLedger.open(path, **terms())
+        PrivacyLedger.open(path, ledger_terms())
 
 
 def test_a_ledger_without_a_path_lives_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ledger = PrivacyLedger.load_or_create(None, **terms())
+    ledger = PrivacyLedger.load_or_create(None, ledger_terms())
     ledger.reserve("query", QUERY)
     ledger.charge("query")
     assert ledger.charged("query") == 1

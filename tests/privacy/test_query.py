@@ -18,6 +18,7 @@ from privimage.privacy.query import (
     semantic_query,
 )
 from privimage.privacy.rng import insecure_source, secure_source
+from tests.ledgers import ledger_terms
 
 CPU = torch.device("cpu")
 NUM_PUBLIC, NUM_LABELS, K = 7, 2, 3
@@ -37,15 +38,7 @@ def image_set(num, seed=0):
     return ImageSet(images, labels, ("a", "b"), "test", num)
 
 
-class ConvolutionalNetwork(nn.Sequential):
-    """Logits that depend on every pixel and, in their last digits, on the precision."""
-
-    def __init__(self):
-        torch.manual_seed(0)
-        super().__init__(nn.Conv2d(1, NUM_PUBLIC, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def counts_of(images, labels, *, network=None, precision="float32"):
+def counts_of(images, labels, *, network=None):
     return count_top_classes(
         network or PixelNetwork(),
         images,
@@ -55,19 +48,12 @@ def counts_of(images, labels, *, network=None, precision="float32"):
         classes_per_image=K,
         batch_size=2,
         device=CPU,
-        precision=precision,
     )
 
 
 def ledger(epsilon=50.0):
-    return PrivacyLedger.create(
-        None,
-        epsilon=epsilon,
-        delta=1e-5,
-        accountant="rdp",
-        data_id="test",
-        random_source=insecure_source(0, insecure_for_reproduction=True),
-    )
+    source = insecure_source(0, insecure_for_reproduction=True)
+    return PrivacyLedger.create(None, ledger_terms(epsilon=epsilon, random_source=source))
 
 
 def ask(images, book, *, multiplier=2.0, seed=0, k=K, source=None):
@@ -92,35 +78,6 @@ def test_removing_any_image_moves_the_histogram_by_sqrt_k_exactly():
         distance = torch.linalg.vector_norm(full - rest).item()
         assert distance == pytest.approx(math.sqrt(K), rel=1e-12)
         assert distance == pytest.approx(query_sensitivity(K), rel=1e-12)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_sensitivity_holds_in_both_precisions(precision):
-    everyone, network = image_set(40), ConvolutionalNetwork()
-    full = counts_of(everyone.images, everyone.labels, network=network, precision=precision)
-    assert full.sum() == 40 * K
-    for left_out in range(0, 40, 7):
-        keep = torch.tensor([i for i in range(40) if i != left_out])
-        rest = counts_of(
-            everyone.images[keep], everyone.labels[keep], network=network, precision=precision
-        )
-        assert rest.sum() == 39 * K
-        assert torch.linalg.vector_norm(full - rest).item() == pytest.approx(math.sqrt(K))
-
-
-def test_the_query_network_runs_in_the_precision_asked_for():
-    seen = []
-
-    class Spy(ConvolutionalNetwork):
-        def forward(self, x):
-            logits = super().forward(x)
-            seen.append(logits.dtype)
-            return logits
-
-    for precision in ("float32", "bfloat16"):
-        images = image_set(1)
-        counts_of(images.images, images.labels, network=Spy(), precision=precision)
-    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_every_batch_has_the_same_shape_however_many_images_there_are():

@@ -16,6 +16,7 @@ from privimage.release.statement import (
     privacy_statement,
     statement_markdown,
 )
+from tests.ledgers import ledger_terms
 
 QUERY, DP_SGD = "semantic_query", "dp_sgd"
 ABOUT = Circumstances(
@@ -36,9 +37,7 @@ ABOUT = Circumstances(
 
 
 def spent_ledger(source: RandomSource, *, steps: int = 150) -> PrivacyLedger:
-    ledger = PrivacyLedger.create(
-        None, epsilon=1.0, delta=1e-5, accountant="rdp", data_id="a1b2", random_source=source
-    )
+    ledger = PrivacyLedger.create(None, ledger_terms(epsilon=1.0, random_source=source))
     ledger.reserve(QUERY, Mechanism(484.0, 1.0, 1))
     ledger.reserve(DP_SGD, Mechanism(16.71875, 1 / 3, 150))
     ledger.charge(QUERY)

@@ -9,6 +9,7 @@ import pytest
 
 from privimage.errors import RunFolderError
 from privimage.privacy.ledger import PrivacyLedger
+from tests.ledgers import ledger_terms
 from tests.privacy.held_ledgers import (
     STEPS,
     crash_at,
@@ -18,7 +19,6 @@ from tests.privacy.held_ledgers import (
     opened,
     said,
     stopped_between_claim_and_rename,
-    terms,
 )
 
 
@@ -64,8 +64,8 @@ def test_a_crash_while_the_ledger_is_made_leaves_a_folder_that_goes_on(tmp_path)
     path = tmp_path / "ledger.json"
     for number in range(12):
         with contextlib.suppress(pytest.fail.Exception), crash_at(number, after=True):
-            PrivacyLedger.load_or_create(path, **terms())
-        ledger = PrivacyLedger.load_or_create(path, **terms())
+            PrivacyLedger.load_or_create(path, ledger_terms())
+        ledger = PrivacyLedger.load_or_create(path, ledger_terms())
         ledger.reserve("steps", STEPS)
         ledger.charge("steps")
         assert said(path) == 1

@@ -14,9 +14,12 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source, secure_source
 from privimage.run_folder.checkpoint import Checkpoint
+from privimage.run_folder.runlog import unobserved
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import FinetuneConfig
 from privimage.training import finetune as module
 from privimage.training.finetune import finetune
+from tests.ledgers import ledger_terms
 
 STEPS = 4
 CONFIG = FinetuneConfig(learning_rate=1e-2, noise_multiplicity=2)
@@ -29,16 +32,10 @@ class Interrupted(Exception):
 CLIP_NORM = 0.01
 
 
-def ledger(source, rate=0.5, path=None):
-    book = PrivacyLedger.load_or_create(
-        path,
-        epsilon=50,
-        delta=1e-3,
-        accountant="rdp",
-        data_id="test",
-        random_source=source,
-    )
-    book.reserve(DP_SGD, Mechanism(1.0, rate, STEPS))
+def ledger(source, path=None):
+    terms = ledger_terms(epsilon=50.0, random_source=source)
+    book = PrivacyLedger.load_or_create(path, terms)
+    book.reserve(DP_SGD, Mechanism(1.0, 0.5, STEPS))
     return book
 
 
@@ -49,8 +46,8 @@ def seeded(seed=0):
     return insecure_source(seed, insecure_for_reproduction=True)
 
 
-def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **settings):
-    book = book or ledger(source, rate)
+def run(denoiser, images, source, *, engine=FOLDED, book=None, on_release=unobserved, **around):
+    book = book or ledger(source)
     tuned = finetune(
         denoiser,
         images,
@@ -60,7 +57,8 @@ def run(denoiser, images, source, *, rate=0.5, engine=FOLDED, book=None, **setti
         source=source,
         seed=0,
         engine=engine,
-        **settings,
+        on_release=on_release,
+        context=TrainingContext(**around),
     )
     return tuned, book
 
@@ -156,9 +154,7 @@ def test_every_step_takes_a_poisson_sample_of_its_own_at_the_rate_that_is_accoun
     monkeypatch.setattr(module, "noisy_examples", noted)
     monkeypatch.setattr(module, "ClippedGradientSum", NoGradients)
     source = secure_source()
-    book = PrivacyLedger.create(
-        None, epsilon=1e9, delta=1e-3, accountant="rdp", data_id="test", random_source=source
-    )
+    book = PrivacyLedger.create(None, ledger_terms(epsilon=1e9, random_source=source))
     book.reserve(DP_SGD, Mechanism(1.0, rate, num_steps))
     run(OneWeight(), images, source, book=book)
     # of 8000 coins; of 400 sizes, binomial with variance 3.75; of 400 steps

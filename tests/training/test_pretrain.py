@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from privimage.run_folder.checkpoint import Checkpoint
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import PretrainConfig
 from privimage.training.pretrain import batch_indices, pretrain
 
@@ -37,7 +38,8 @@ def test_training_lowers_the_loss(new_denoiser, images, tmp_path):
         assert (stage, total) == ("pretrain", 60)
         losses.append(done)
 
-    pretrain(new_denoiser(), images, config, conditional=True, seed=0, stats=stats, progress=watch)
+    context = TrainingContext(stats=stats, progress=watch)
+    pretrain(new_denoiser(), images, config, conditional=True, seed=0, context=context)
     lines = [json.loads(line) for line in stats.read_text().splitlines()]
     assert losses == list(range(1, 61))
     # at the start F is about 0, so the loss is about that of unit-variance targets
@@ -61,12 +63,12 @@ def test_an_interrupted_run_ends_with_the_same_weights(new_denoiser, images, tmp
             new_denoiser(num_classes),
             images,
             CONFIG,
-            checkpoint=checkpoint,
-            progress=stop,
+            context=TrainingContext(checkpoint=checkpoint, progress=stop),
             **settings,
         )
     continued = new_denoiser(num_classes)
-    averaged = pretrain(continued, images, CONFIG, checkpoint=checkpoint, **settings).parameters
+    context = TrainingContext(checkpoint=checkpoint)
+    averaged = pretrain(continued, images, CONFIG, context=context, **settings).parameters
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, continued.get_parameter(name)), name
     assert all(torch.equal(averaged[name], expected[name]) for name in expected)

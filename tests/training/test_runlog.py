@@ -10,25 +10,26 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import insecure_source
 from privimage.run_folder.runlog import MAX_LINES, RunLog
+from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import FinetuneConfig, PretrainConfig
 from privimage.training.finetune import finetune
 from privimage.training.pretrain import pretrain
+from tests.ledgers import ledger_terms
 
 
 def finetuned(denoiser, images, stats):
     source = insecure_source(0, insecure_for_reproduction=True)
-    book = PrivacyLedger.load_or_create(
-        None, epsilon=50, delta=1e-3, accountant="rdp", data_id="test", random_source=source
-    )
+    book = PrivacyLedger.create(None, ledger_terms(epsilon=50.0, random_source=source))
     book.reserve(DP_SGD, Mechanism(1.0, 0.5, 6))
     config = FinetuneConfig(learning_rate=1e-2, noise_multiplicity=2)
     given = {"clip_norm": 0.01, "ledger": book, "source": source, "seed": 0}
-    finetune(denoiser, images, config, **given, stats=stats)
+    finetune(denoiser, images, config, **given, context=TrainingContext(stats=stats))
 
 
 def pretrained(denoiser, images, stats):
     config = PretrainConfig(num_images=48, batch_size=8, learning_rate=1e-3)
-    pretrain(denoiser, images, config, conditional=True, seed=0, stats=stats)
+    context = TrainingContext(stats=stats)
+    pretrain(denoiser, images, config, conditional=True, seed=0, context=context)
 
 
 @pytest.mark.parametrize("train", [finetuned, pretrained])

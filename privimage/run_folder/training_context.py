@@ -1,0 +1,28 @@
+"""What a training finds around it in a run, and can do without: the training itself is told in its
+own arguments.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from privimage.machine.processes import ALONE, World
+from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.run_folder.runlog import Progress, Stop, never, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingContext:
+    """Where state and log are kept, who watches, and which processes share the work.
+
+    An interrupted training continues from its checkpoint. `should_stop` may end it after any step.
+    Every process of `world` calls a training alike; the rest is the leader's.
+    """
+
+    checkpoint: Checkpoint = NOT_KEPT
+    stats: Path | None = None
+    progress: Progress = silent
+    should_stop: Stop = never
+    world: World = ALONE
+
+
+BY_ITSELF = TrainingContext()
