@@ -77,16 +77,17 @@ def finetune(
     ema = Ema(denoiser, rate=config.ema_rate)
     taken, step = 0, world.broadcast(ledger.charged(DP_SGD))
 
-    # continue where an interrupted run stopped
+    # continue where an interrupted run stopped: `step` counts charges, `taken` what the weights
+    # have seen of them; the steps between were lost with the process that took them
     if (state := checkpoint.load()) is not None:
-        check_ledger_is_not_behind(ledger, state["charged"])
+        check_ledger_is_not_behind(ledger, state["charged"])  # else charges would be forgotten
     if (state := world.broadcast(state)) is not None:
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         taken = state["taken"]
     if source.insecure:
-        step = taken  # nothing is lost: the same steps give the same weights
+        step = taken  # nothing is lost: the same steps give the same weights, and are paid for
     log = RunLog(context.stats, stage="finetune")
     denoiser.eval()  # no dropout: the masks of the other images would tell who is there
     sensitive = replace(sensitive, images=resident(sensitive.images, device))
