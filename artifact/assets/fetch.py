@@ -92,7 +92,7 @@ def prepare(
     on_progress: Progress | None = None,
     say: Say = say_plainly,
 ) -> None:
-    """Check the archives, then write the arrays; what is quick to find wrong is found first."""
+    """Check the archives, then write the arrays; the quick checks come first."""
     small = [file for file in asset.files if file.num_bytes is None]
     large = [file for file in asset.files if file.num_bytes is not None]
     for file in small:

@@ -180,8 +180,9 @@ def _meeting_place(store: Any, rank: int, size: int, *, patience: float) -> str:
     """A name that these very processes agree on: the store may hold what earlier ones, started
     by the same torchrun and now dead, left in it.
 
-    The leader shows a fresh name; each follower answers it with one of its own; when all have,
-    the leader shows their names under its own, and who finds itself there is in.
+    The leader publishes a fresh name, and each follower answers it with a fresh name of its own.
+    Once all have answered, the leader publishes their names under its own; a follower that finds
+    its name there has met the living leader.
     """
     own, end = secrets.token_hex(8), time.monotonic() + patience
     if rank == 0:

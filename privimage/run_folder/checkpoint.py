@@ -77,12 +77,6 @@ class Checkpoint:
                     return state
         return None
 
-    def remove(self) -> None:
-        """Once a stage has written its result its states go."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-            self._previous.unlink(missing_ok=True)
-
     def _read(self, path: Path) -> dict[str, Any] | None:
         content = path.read_bytes()
         end = len(self._header(b""))  # a header's length does not depend on the payload
@@ -110,8 +104,8 @@ NOT_KEPT = Checkpoint(None)
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> None:
-    """Finished weights as safetensors, which say in their metadata whether noise that they rest on
-    had a seed, so that no guarantee holds.
+    """Finished weights as safetensors. Their metadata says whether the noise that they rest on had
+    a seed, in which case no guarantee holds.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     metadata = {INSECURE: json.dumps(insecure)}
@@ -119,7 +113,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> N
 
 
 def weights_are_insecure(path: Path) -> bool:
-    """What the weights say of that; DataInvalidError if they do not say."""
+    """Whether they say that it had one; DataInvalidError if they say nothing."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get(INSECURE)

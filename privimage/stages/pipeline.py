@@ -87,7 +87,7 @@ def run_pipeline(
         config, folder, sets=sets, shared=shared, data_root=data_root, donor=donor
     ) as found:
         sets, plan, ledger, source = found
-        if donor is None or not donor.brings_ledger:  # else it has spent it, as was checked
+        if donor is None or not donor.brings_ledger:  # else it is in the donor's ledger, as checked
             plan.reserve(ledger)
         second_opinions(ledger)  # now, while nothing is spent on a promise that they refute
         (folder / "record.json").unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def opened(
     data_root: Path | None = None,
     donor: Donor | None = None,
 ) -> Iterator[tuple[ImageSets, PrivacyPlan, PrivacyLedger, RandomSource]]:
-    """The run folder, locked, with all that can be wrong before the work looked for; spends
+    """The run folder, locked, once everything that can be checked beforehand is right; spends
     nothing.
     """
     if donor is not None:
@@ -203,7 +203,7 @@ def introduce(world: World, sets: ImageSets, ledger: PrivacyLedger | None) -> Pr
 
 
 def tell_owner(config: RunConfig, sensitive: ImageSet, folder: Path) -> None:
-    """What did not fit the declared classes, for nobody else; the file is there in any case."""
+    """List what did not fit the declared classes in `private/`; the list is there even if empty."""
     if config.data.classes is not None:
         left_out = json.dumps(sensitive.left_out, indent=0).encode()
         write_durably(folder / "private" / "left_out.json", left_out, mode=0o600)

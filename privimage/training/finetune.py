@@ -59,10 +59,10 @@ def finetune(
     """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
     private ones.
 
-    The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps).
-    The loop runs until that reservation is charged in full. A step lost in a crash stays spent
-    and is not taken again; a source with a fixed seed takes the very same step again instead, at
-    no charge. What a training that is stopped early has left stays unspent. `on_release` gets
+    The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps). The
+    loop runs until that reservation is charged in full. A step lost in a crash stays spent and is
+    not taken again; a source with a fixed seed takes the very same step again instead, at no
+    charge. A training that is stopped early leaves its other steps unspent. `on_release` gets
     (step, noisy mean gradient) of each step: what an observer of all weights can know.
 
     Of several processes the leader charges its ledger, draws the one Poisson sample from its source
