@@ -6,7 +6,7 @@ published but for `private/` and the record (README, "What may be published").
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -148,19 +148,7 @@ def own_images(
     """Defaults for these images with what the user set on top, and the sets, each read once."""
     preparation = _preparation(sensitive, description, data_root=data_root)
     load_source = partial(load_image_set, preparation=preparation, data_root=data_root)
-    if isinstance(sensitive, str):
-        mine = load_source(sensitive, "train", classes=description.classes)
-    elif isinstance(sensitive, ImageSet):
-        mine = replace(sensitive, images=preparation.prepare(sensitive.images))
-        if description.classes is not None:
-            mine = mine.with_classes(description.classes)
-    else:
-        mine = image_set_of(
-            sensitive,
-            preparation=preparation,
-            source=IN_MEMORY,
-            classes=description.classes,
-        )
+    mine = _private_set(sensitive, preparation, description.classes, load_source)
     if isinstance(public, str):
         theirs = load_source(public, "train", cache=may_cache(public))
     else:
@@ -210,6 +198,21 @@ def _set_or_arrays(
     if labels is not None:
         arrays["labels"] = np.asarray(labels)
     return arrays
+
+
+def _private_set(
+    sensitive: Sensitive,
+    preparation: Preparation,
+    classes: tuple[str, ...] | None,
+    load_source: Callable[..., ImageSet],
+) -> ImageSet:
+    """The private images, prepared; of the declared classes alone, where some are declared."""
+    if isinstance(sensitive, str):
+        return load_source(sensitive, "train", classes=classes)
+    if isinstance(sensitive, ImageSet):
+        mine = replace(sensitive, images=preparation.prepare(sensitive.images))
+        return mine if classes is None else mine.with_classes(classes)
+    return image_set_of(sensitive, preparation=preparation, source=IN_MEMORY, classes=classes)
 
 
 def _preparation(

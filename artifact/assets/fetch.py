@@ -55,14 +55,13 @@ def fetch_assets(
     archives: Path | None,
     classes: str | None = None,
     offline: bool = False,
-    data_root: Path | None = None,
     on_progress: Progress | None = None,
     say: Say = say_plainly,
 ) -> None:
     """Get the named assets; without names, all that can be downloaded."""
     assets = [find_asset(name) for name in names] or [a for a in ASSETS.values() if not a.steps]
     _check_request(assets, archives=archives, classes=classes)
-    root = data_root or default_data_root()
+    root = default_data_root()
     for asset in assets:
         places = places_found(asset, root) if classes is None else []
         if places:
@@ -93,7 +92,7 @@ def prepare(
     on_progress: Progress | None = None,
     say: Say = say_plainly,
 ) -> None:
-    """Check the archives, then write the arrays; what is quick to find wrong is found first."""
+    """Check the archives, then write the arrays; the quick checks come first."""
     small = [file for file in asset.files if file.num_bytes is None]
     large = [file for file in asset.files if file.num_bytes is not None]
     for file in small:
@@ -148,12 +147,10 @@ def require_room(data_root: Path, num_bytes: int, *, begun: Path | None = None) 
         )
 
 
-def verify_assets(
-    names: Iterable[str], *, data_root: Path | None = None, on_progress: Progress | None = None
-) -> list[AssetState]:
+def verify_assets(names: Iterable[str], *, on_progress: Progress | None = None) -> list[AssetState]:
     """The state of the named assets, or of all; everything that is there is read."""
     assets = [find_asset(name) for name in names] or list(ASSETS.values())
-    root, states = data_root or default_data_root(), []
+    root, states = default_data_root(), []
     for number, asset in enumerate(assets):
         if on_progress:
             on_progress("verifying", number, len(assets))

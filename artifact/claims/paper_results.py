@@ -86,13 +86,6 @@ class PublishedTable:
             )
         return self._cells[cell]
 
-    def recorded_value(
-        self, method: str, dataset: str, *, metric: str, epsilon: float
-    ) -> float | None:
-        """The same in the unit of our records, where accuracies are fractions."""
-        value = self.value(method, dataset, metric=metric, epsilon=epsilon)
-        return value / 100 if value is not None and metric.endswith("accuracy") else value
-
 
 def published_path() -> Path:
     """`expected_results/published.yaml`, beside the folder of the claims."""

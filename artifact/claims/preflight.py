@@ -1,4 +1,4 @@
-"""What happens before a run: may it start here, and from where does it start.
+"""Before a run: whether it may start on this machine, and at which stage it begins.
 
 Everything is checked before any work, and each refusal has an exit code of its own.
 """

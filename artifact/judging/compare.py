@@ -3,7 +3,7 @@
 A value is judged by its band (the mean of the seeds that were run), an ordering by the difference
 paired by seed, the selection by a count. A claim that is a table of the paper is judged over its
 cells: its bands hold if 90 % of the numbers are inside and none is beyond twice its band. A
-rehearsal, and a setting that says so, is never judged: it executes, or it does not.
+rehearsal is never judged, nor is a setting that is marked so: it ran to its end or it did not.
 """
 
 import dataclasses

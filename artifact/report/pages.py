@@ -8,14 +8,13 @@ both files to what this gives. `python -m artifact.report.pages` writes them aga
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from artifact.claims.registry import Claim, Setting, claims_root, load_claims
 from artifact.judging.compare import compare
 from artifact.judging.criteria import Check
 from artifact.judging.expected import ExpectedSetting, load_expected
 from artifact.judging.wording import arm_title, ordering_text
 from privimage.files.durable import write_durably
+from privimage.release.documents import markdown_templates
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGES = {"claims/README.md": "claims.md.j2", "docs/ARTIFACT-APPENDIX.md": "appendix.md.j2"}
@@ -102,13 +101,7 @@ def render(claims: dict[str, Claim]) -> dict[str, str]:
     by_claim: dict[str, list[Experiment]] = {}
     for experiment in experiments:
         by_claim.setdefault(experiment.claim.id, []).append(experiment)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    templates = markdown_templates(TEMPLATES)
     values = {
         "by_claim": by_claim,
         "image": IMAGE,
@@ -116,7 +109,7 @@ def render(claims: dict[str, Claim]) -> dict[str, str]:
         "needs_gpu": [e for e in experiments if e.setting.needs.gpu_memory_gib],
         "anywhere": [e for e in experiments if not e.setting.needs.gpu_memory_gib],
     }
-    return {page: environment.get_template(name).render(values) for page, name in PAGES.items()}
+    return {page: templates.get_template(name).render(values) for page, name in PAGES.items()}
 
 
 def experiments_of(claims: dict[str, Claim]) -> list[Experiment]:

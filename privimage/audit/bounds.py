@@ -41,16 +41,14 @@ class AuditResult:
         return self.sure_bound > self.claimed_epsilon
 
 
-def judge_guesses(
-    claimed: Mechanism, *, correct: int, runs: int, delta: float, confidence: float = CONFIDENCE
-) -> AuditResult:
+def judge_guesses(claimed: Mechanism, *, correct: int, runs: int, delta: float) -> AuditResult:
     """The claim of a mechanism beside what `correct` right guesses in `runs` show of it."""
     bound, sure_bound = (
         epsilon_lower_bound(claimed, correct=correct, runs=runs, delta=delta, confidence=sure)
-        for sure in (confidence, SURE)
+        for sure in (CONFIDENCE, SURE)
     )
     epsilon = pld_epsilon((claimed,), delta=delta)
-    return AuditResult(epsilon, bound, sure_bound, confidence, runs, correct)
+    return AuditResult(epsilon, bound, sure_bound, CONFIDENCE, runs, correct)
 
 
 def epsilon_lower_bound(

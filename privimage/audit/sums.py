@@ -1,4 +1,4 @@
-"""Clipped sums of gradients that nobody meets in training: the last bit of the sensitivity.
+"""Clipped sums of gradients such as no training has: does the sensitivity hold to the last bit?
 
 A linear map's gradient is its input, so that any gradient can be asked for. The sums are looked at
 in float64 before noise is added, without the rounding of what is released.

@@ -32,28 +32,21 @@ class Ema:
         averages = list(self.parameters.values())
         torch._foreach_lerp_(averages, present, 1 - rate)  # pyright: ignore[reportPrivateImportUsage]
 
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the weights of `model` by the average."""
-        _copy(self.parameters, dict(model.named_parameters()))
-
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights by name; like a module's, they change with the next update."""
         return dict(self.parameters)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        _copy(state, self.parameters)
-
-
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    """Copy by name; names and shapes must agree, where broadcasting would hide a mistake."""
-    shapes = [{name: tuple(t.shape) for name, t in side.items()} for side in (source, target)]
-    if shapes[0] != shapes[1]:
-        different = dict(shapes[0].items() ^ shapes[1].items())
-        raise ConfigError(
-            f"averaged weights and network differ in {', '.join(sorted(different))}; "
-            "use the network configuration that the weights were trained with"
+        """Go on from `state`; names and shapes must agree: broadcasting would hide a mistake."""
+        found, own = (
+            {name: tuple(t.shape) for name, t in side.items()} for side in (state, self.parameters)
         )
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
+        if found != own:
+            different = dict(found.items() ^ own.items())
+            raise ConfigError(
+                f"averaged weights and network differ in {', '.join(sorted(different))}; "
+                "use the network configuration that the weights were trained with"
+            )
+        for name, tensor in self.parameters.items():
+            tensor.copy_(state[name])

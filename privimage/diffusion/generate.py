@@ -41,7 +41,8 @@ def drawn_batches(
     The noise comes from `generator`, which lives on the network's device; another batch size gives
     other images, another number of workers the same, and so does going on after `done`, an end of a
     batch, with a fresh generator. Puts `denoiser` in evaluation mode. The processes of `world` take
-    the batches in turn; the leader gets all images, the others wrong ones for those of others.
+    the batches in turn; the leader gets all images, every other process only its own, and undefined
+    ones in between.
     """
     denoiser.eval()
     network, device = denoiser.unet.config, next(denoiser.parameters()).device
@@ -60,7 +61,7 @@ def drawn_batches(
     for first in range(0, len(batches), world.size):
         together = []
         for sender, part in enumerate(batches[first : first + world.size]):
-            # all draw the noise of all, so that all streams agree
+            # every process draws the noise of every batch: generators keep step
             shape = (part.stop - part.start, network.num_channels, *[network.image_size] * 2)
             latents = torch.randn(shape, generator=generator, device=device)
             images = torch.empty(shape, dtype=torch.uint8)

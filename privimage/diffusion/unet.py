@@ -76,14 +76,14 @@ class UNet(nn.Module):
         c_noise: Float[Tensor, " batch"],
         labels: Int[Tensor, " batch"] | None,
     ) -> Float[Tensor, "batch channel height width"]:
-        embedding = positional_embedding(c_noise, self.config.base_channels)
+        embedding = positional_embedding(c_noise, self.config.base_channels)  # (batch, base)
         assert (labels is None) == (self.label_embedding is None), "labels go with num_classes > 0"
         if labels is not None and self.label_embedding is not None:
             embedding = embedding + self.label_embedding(labels)
         embedding = F.silu(self.embedding(embedding))  # (batch, 4 * base_channels)
 
-        h = self.stem(x)
-        skips = [h]
+        h = self.stem(x)  # (batch, base, height, width)
+        skips = [h]  # what the decoder is given again, at the same resolution
         for block in self.encoder:
             h = block(h, embedding)
             skips.append(h)
@@ -195,7 +195,7 @@ class _Residual(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.conv_in(_resampled(F.silu(self.norm_in(x)), self.resample))
-        h = h + self.embedding(embedding)[:, :, None, None]
+        h = h + self.embedding(embedding)[:, :, None, None]  # the same at every position
         h = self.conv_out(self.dropout(F.silu(self.norm_out(h))))
         return (self.shortcut(_resampled(x, self.resample)) + h) * math.sqrt(0.5)
 
@@ -213,10 +213,13 @@ class _Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2)  # (batch, position, channel)
-        query, key, value = self.query(h), self.key(h), self.value(h)
-        # written out, because the fused kernels have no rule for vmap
-        scores = query @ key.transpose(1, 2) / math.sqrt(x.shape[1])
-        h = self.output(scores.softmax(dim=2) @ value)
+        query, key, value = self.query(h), self.key(h), self.value(h)  # the same shape each
+        # written out, because the fused kernels have no rule for vmap; one head, so the whole
+        # channel dimension is the width that scores are divided by
+        scores = query @ key.transpose(1, 2) / math.sqrt(x.shape[1])  # (batch, position, position)
+        # a row of the softmax says what one position takes from all of its own image, never from
+        # another row of the batch
+        h = self.output(scores.softmax(dim=2) @ value)  # (batch, position, channel)
         return (x + h.transpose(1, 2).reshape(x.shape)) * math.sqrt(0.5)
 
 

@@ -116,8 +116,8 @@ def frechet_to_real(
     *,
     world: World = ALONE,
 ) -> float:
-    """Frechet distance between the features of the images in `batches`, which are each process's
-    own, and those of the real images; the leader's, and not a number on the others.
+    """Frechet distance between the features of synthetic and real images. Each process gives its
+    own `batches`; the leader gets the distance, the others NaN.
     """
     own = real.images[world.rows(len(real))].split(BATCH_SIZE)
     synthetic = extract_statistics(batches, extractor, world=world)
@@ -127,8 +127,8 @@ def frechet_to_real(
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Images to be measured: what this process does of the Frechet distance, and what the
-    classifiers are trained on.
+    """Images to be measured: this process's part of them for the Frechet distance, and those that
+    the classifiers are trained on.
     """
 
     frechet_num_images: int

@@ -82,9 +82,9 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         file.write(content)
 
 
-def write_json_durably(path: Path, value: Any, *, mode: int = 0o644) -> None:
+def write_json_durably(path: Path, value: Any) -> None:
     """The same for a JSON document, indented for people; NaN and infinity are refused."""
-    write_durably(path, json_bytes(value), mode=mode)
+    write_durably(path, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:

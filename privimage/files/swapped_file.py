@@ -11,10 +11,10 @@ file systems locks are local. The steps of a swap:
 4. The claim is removed.
 
 **Why nothing is lost.** A content never comes back (charges only grow) unless somebody restores it.
-A claim is removed only once the file has moved past its content. So who makes a claim after that
-and looks at the file then sees a later content, and gives up; and who sees the old one is alone.
-A proposal is renamed once in its life, for then its name is gone: no late rename puts an older
-content over a newer one.
+A claim is removed only once the file has moved past its content. So a process that makes a claim
+after that and then looks at the file sees a later content and gives up; one that still sees the old
+content is alone. A proposal is renamed once in its life, for then its name is gone: no late rename
+puts an older content over a newer one.
 
 - A crash before the claim leaves a stray file that nobody reads. One between claim and rename
   leaves a claim: the next to open completes the rename, and a charge that never returned counts as

@@ -60,7 +60,7 @@ def choose_engine(
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break  # the next one is larger still
-        except ConfigError as error:  # its examples meet
+        except ConfigError as error:  # it mixes examples
             if engine == candidates[-1] and not timed:
                 raise
             logger.warning("%s is not used: %s", engine, error)
@@ -76,7 +76,7 @@ def choose_engine(
 def _compiled_if_faster(
     seconds_of: Callable[[Engine], float], seconds: float, engine: Engine
 ) -> tuple[float, Engine]:
-    """Seconds per image and engine, compiled or not; a compiler that fails is only told of."""
+    """Seconds per image and engine, compiled or not; a compiler that fails is only logged."""
     compiled = replace(engine, compiled=True)
     try:
         compiled_seconds = seconds_of(compiled)
@@ -105,7 +105,7 @@ def _seconds_per_image(
     examples_of: Callable[[int], Examples],
     engine: Engine,
 ) -> float:
-    """Of one call with a micro-batch for every worker; ConfigError if examples meet in it."""
+    """Timed on a micro-batch for every worker; ConfigError if the network mixes examples."""
     size = engine.micro_batch_size if engine.strategy == "folded" else 2
     examples = examples_of(size * engine.num_workers)
     sum_of = ClippedGradientSum(losses_of, model, clip_norm=1.0, engine=engine)

@@ -58,6 +58,8 @@ def per_image_gradients(
     copies of image 0 first, then those of image 1, and so on, and no layer may mix rows: both hold
     for `denoising_loss` and the U-Net, whose norms are per row. A layer that is used twice adds up.
     """
+    # a view of the same values for every image, which costs no memory; autograd takes it for as
+    # many weights and asks each layer for a gradient of each
     weights = {
         name: p.detach().expand(num_images, *p.shape).requires_grad_(p.requires_grad)
         for name, p in folded.named_parameters()
@@ -115,23 +117,28 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         (x, weight), (stride, padding) = ctx.saved_tensors, ctx.geometry
-        num_images, shared = len(weight), weight[0].to(x.dtype)
+        num_images, shared = len(weight), weight[0].to(x.dtype)  # out, in, *kernel
         library_gradient = torch.ops.aten.convolution_backward
         arguments = (shared, None, stride, padding, (1, 1), False, [0, 0], 1)
         multiplications = grad[:, 0].numel() // num_images * shared.numel()
         if x.device.type == "cpu" and multiplications >= _LARGE_CONVOLUTION:
+            # the library sums over a batch, which here holds the copies of one image
             pairs = zip(x.chunk(num_images), grad.chunk(num_images), strict=True)
             by_image = torch.stack(
                 [library_gradient(g, x, *arguments, [False, True, False])[1] for x, g in pairs]
             )
         else:
-            outputs = _by_image(grad.permute(0, 2, 3, 1), num_images)
-            inputs = _by_image(_patches(x, shared.shape[2:], stride, padding), num_images)
+            # a convolution is a linear layer over patches; one product sums over copies and places
+            outputs = _by_image(grad.permute(0, 2, 3, 1), num_images)  # image, place, out
+            patches = _patches(x, shared.shape[2:], stride, padding)
+            inputs = _by_image(patches, num_images)  # image, place, kernel * in
             by_image = outputs.transpose(1, 2) @ inputs  # image, out, kernel * in
-            by_image = by_image.unflatten(2, (*shared.shape[2:], -1)).permute(0, 1, 4, 2, 3)
+            by_image = by_image.unflatten(2, (*shared.shape[2:], -1))  # image, out, *kernel, in
+            by_image = by_image.permute(0, 1, 4, 2, 3)  # image, out, in, *kernel
         bias_by_image = None
         if ctx.has_bias:
-            bias_by_image = _by_image(grad.flatten(2).transpose(1, 2), num_images).sum(1)
+            places = grad.flatten(2).transpose(1, 2)  # row, place, out
+            bias_by_image = _by_image(places, num_images).sum(1)  # image, out
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = library_gradient(grad, x, *arguments, [True, False, False])[0]
@@ -140,11 +147,13 @@ class _Convolution(torch.autograd.Function):
 
 def _patches(x: Tensor, kernel: Sequence[int], stride: Any, padding: Any) -> Tensor:
     """What the kernel sees at every position: (row, height, width, kernel * in), in one copy."""
-    x = x.permute(0, 2, 3, 1)
+    x = x.permute(0, 2, 3, 1)  # row, height, width, in
     if tuple(kernel) == (1, 1) and tuple(stride) == (1, 1) and tuple(padding) == (0, 0):
-        return x
+        return x  # a pixel is its own patch
     x = F.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0]))
+    # views only: row, height, width, in, *kernel
     windows = x.unfold(1, kernel[0], stride[0]).unfold(2, kernel[1], stride[1])
+    # `in` goes last, as it lies in memory: the copy that flatten makes then reads whole pixels
     return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
 
 
@@ -164,8 +173,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         x, weight = ctx.saved_tensors
-        outputs, inputs = _by_image(grad, len(weight)), _by_image(x, len(weight))
-        by_image = outputs.transpose(1, 2) @ inputs
+        outputs = _by_image(grad, len(weight))  # image, copy * ..., out
+        inputs = _by_image(x, len(weight))  # image, copy * ..., in
+        by_image = outputs.transpose(1, 2) @ inputs  # image, out, in
         bias_by_image = outputs.sum(1) if ctx.has_bias else None
         grad_x = grad @ weight[0].to(x.dtype) if ctx.needs_input_grad[0] else None
         return grad_x, by_image, bias_by_image
@@ -184,10 +194,10 @@ class _GroupNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_groups: int, eps: float):
         rows, channels, positions = len(x), x.shape[1], x[0, 0].numel()
         sizes = (rows, channels, positions, num_groups)
-        y, mean, deviation = torch.native_group_norm(
+        y, mean, inverse_deviation = torch.native_group_norm(
             x.contiguous(), weight[0].contiguous(), bias[0].contiguous(), *sizes, eps
         )
-        ctx.save_for_backward(x, weight, mean, deviation)
+        ctx.save_for_backward(x, weight, mean, inverse_deviation)  # the last two: row, group
         ctx.sizes = sizes
         return y
 
@@ -198,12 +208,15 @@ class _GroupNorm(torch.autograd.Function):
             grad.contiguous(), x.contiguous(), mean, inverse_deviation, weight[0].contiguous(),
             *ctx.sizes, [True, False, False],
         )  # fmt: skip
-        # normalised = (x - mean) * inverse_deviation, and both are constant within a group
-        by_group = (len(x), ctx.sizes[3], -1)
+        # the weight's gradient sums grad * (x - mean) * inverse_deviation over places; mean and
+        # deviation are constant within a group, so the sums of grad * x and of grad are enough,
+        # and x is not normalised again
+        by_group = (len(x), ctx.sizes[3], -1)  # row, group, channel of the group
         products = (grad * x).flatten(2).sum(2, dtype=weight.dtype)  # row, channel
-        shift = grad.flatten(2).sum(2, dtype=weight.dtype)
+        shift = grad.flatten(2).sum(2, dtype=weight.dtype)  # row, channel: the bias's
         centred = products.view(by_group) - shift.view(by_group) * mean.unsqueeze(2)
-        scale = (centred * inverse_deviation.unsqueeze(2)).view_as(shift)
+        scale = (centred * inverse_deviation.unsqueeze(2)).view_as(shift)  # row, channel
+        # an image's rows are its copies: image, channel
         by_image = [t.unflatten(0, (len(weight), -1)).sum(1) for t in (scale, shift)]
         return grad_x, *by_image, None, None
 
@@ -222,8 +235,10 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         x, weight = ctx.saved_tensors
-        hits = F.one_hot(x.unflatten(0, (len(weight), -1)).flatten(1), weight.shape[1])
-        outputs = _by_image(grad, len(weight))
+        labels = x.unflatten(0, (len(weight), -1)).flatten(1)  # image, copy
+        hits = F.one_hot(labels, weight.shape[1])  # image, copy, row of the table
+        outputs = _by_image(grad, len(weight))  # image, copy, channel
+        # a copy's gradient goes to the row that it looked up, and to no other
         return None, hits.to(grad.dtype).transpose(1, 2) @ outputs
 
 

@@ -56,11 +56,13 @@ class World:
         self._barriers += 1
         if self.size == 1:
             return
+        # not torch's own barrier, which gives up after the timeout: a stage of the leader's alone
+        # may take hours. Each barrier has a key of its own, as a counter there cannot be reset
         with _in_touch():
             key = f"barrier/{self._barriers}"
             self._store.add(key, 1)
             while self._store.add(key, 0) < self.size:
-                time.sleep(POLL_SECONDS)
+                time.sleep(POLL_SECONDS)  # adding 0 reads the counter
 
     def broadcast(self, value: Value) -> Value:
         """The leader's `value` (tensors, numbers, plain containers), for everybody."""
@@ -68,7 +70,7 @@ class World:
             return value
         content = _packed(value) if self.is_leader else b""
         with _in_touch():
-            length = torch.tensor([len(content)])
+            length = torch.tensor([len(content)])  # first: the others need a buffer of that size
             dist.broadcast(length, src=0)
             buffer = torch.empty(int(length), dtype=torch.uint8)
             if self.is_leader:
@@ -112,6 +114,8 @@ class World:
         if self.size == 1:
             return
         with _in_touch():
+            # types are not mixed in a transfer, for that would convert them; sorted, since every
+            # process has to make the same transfers in the same order
             for kind in sorted({str(tensor.dtype) for tensor in tensors}):
                 same = [tensor for tensor in tensors if str(tensor.dtype) == kind]
                 bucket = _flat(same)
@@ -158,9 +162,10 @@ def joined() -> Iterator[World]:
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        backend = "cpu:gloo,cuda:nccl"
+        backend = "cpu:gloo,cuda:nccl"  # flags and packed values travel from the CPU
     with _in_touch():
         patience = timedelta(seconds=seconds)
+        # of torchrun's store everything is kept under a name of this meeting, see below
         store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
         place = PrefixStore(_meeting_place(store, rank, size, patience=seconds), store)
         group = PrefixStore("group", place)
@@ -175,24 +180,28 @@ def _meeting_place(store: Any, rank: int, size: int, *, patience: float) -> str:
     """A name that these very processes agree on: the store may hold what earlier ones, started
     by the same torchrun and now dead, left in it.
 
-    The leader shows a fresh name; each follower answers it with one of its own; when all have,
-    the leader shows their names under its own, and who finds itself there is in.
+    The leader publishes a fresh name, and each follower answers it with a fresh name of its own.
+    Once all have answered, the leader publishes their names under its own; a follower that finds
+    its name there has met the living leader.
     """
     own, end = secrets.token_hex(8), time.monotonic() + patience
     if rank == 0:
-        store.set("leader", own)
+        store.set("leader", own)  # in place of a dead leader's
     while time.monotonic() < end:
         if rank == 0:
             keys = [f"follower/{other}" for other in range(1, size)]
             answers = [store.get(key).decode() for key in keys if store.check([key])]
+            # an answer to another name was meant for a dead leader
             names = [name for to, _, name in (a.partition("/") for a in answers) if to == own]
             if len(names) == size - 1:
-                store.set(f"go/{own}", "/".join(names) or "/")
+                store.set(f"go/{own}", "/".join(names) or "/")  # a value may not be empty
                 return own
         elif store.check(["leader"]):
+            # this may still be a dead leader's name: asked again until somebody says go
             leader = store.get("leader").decode()
             store.set(f"follower/{rank}", f"{leader}/{own}")
             go = f"go/{leader}"
+            # a go without the own name was for the process that had this rank before
             if store.check([go]) and own in store.get(go).decode().split("/"):
                 return leader
         time.sleep(POLL_SECONDS)
@@ -219,6 +228,7 @@ def _packed(value: Any) -> bytes:
 
 def _unpacked(buffer: Tensor) -> Any:
     content = io.BytesIO(buffer.numpy().tobytes())
+    # plain values only: what comes over the network can run no code
     return torch.load(content, map_location="cpu", weights_only=True)
 
 

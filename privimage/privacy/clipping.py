@@ -71,19 +71,19 @@ class ClippedGradientSum:
     no noise.
 
     Guarantee:
-        Adding or removing one example moves the result by at most clip_norm in L2 norm, to the
-        last bit, whatever the loss, the weights and the engine, if examples do not meet. Each
+        Adding or removing one example moves the result by at most clip_norm in L2 norm, to the last
+        bit, whatever the loss, the weights and the engine, if the examples are independent. Each
         clipped gradient is shortened to multiples of `step` towards zero, so that it cannot grow;
-        its factor leaves room for the rounding of norm and product; sums of multiples are exact,
-        so no order of adding matters; a gradient that is not finite counts as zero. Precision
-        makes no difference: a gradient is clipped as it came out.
+        its factor leaves room for the rounding of norm and product; sums of multiples are exact, so
+        no order of adding matters; a gradient that is not finite counts as zero. Precision makes no
+        difference: a gradient is clipped as it came out.
 
-        Examples do not meet if an example's gradient depends neither on which others are there nor
-        on chance. No layer may mix rows (batch norm does), none may draw random numbers (dropout:
-        leaving one example out shifts the masks of all others), and kernels must compute a row
-        alike at any place: so an engine's passes have one shape, the last one being filled up. The
-        rows that the model sees must be those of example 0 first, then those of example 1, and so
-        on. `check_independence` puts a network through this before it sees a real example.
+        Examples are independent if the gradient of each depends neither on which others are there
+        nor on chance. No layer may mix rows (batch norm does), none may draw random numbers
+        (dropout: leaving one example out shifts the masks of all others), and kernels must compute
+        a row alike at any place: so an engine's passes have one shape, the last one being filled
+        up. The rows that the model sees must be those of example 0 first, then those of example 1,
+        and so on. `check_independence` puts a network through this before it sees a real example.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ def drawn_for_images(
     Guarantee:
         What is drawn for an image is a function of its own bytes, `seed` and `step` alone. So the
         loss of an image does not depend on which others were drawn, or even exist, and the clip
-        norm bounds what adding or removing one of them can change, though anybody may know the
+        norm bounds what adding or removing one of them can change, even for someone who knows the
         seed.
     """
     num = len(pixels)

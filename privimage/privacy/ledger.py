@@ -193,8 +193,8 @@ class PrivacyLedger:
     def epsilon(self, accountant: Accountant) -> float:
         """Epsilon of what has been charged so far, at the ledger's delta.
 
-        Not for a promise: how many steps came to be charged may hang on run times, and these on
-        the images.
+        Not for a promise: the number of steps charged may depend on run times, and these on the
+        images.
         """
         return compute_epsilon(self.mechanisms(), delta=self._terms["delta"], accountant=accountant)
 

@@ -51,7 +51,7 @@ def count_top_classes(
     batch_size: int,
     device: torch.device,
 ) -> Float[Tensor, "label public_class"]:
-    """The exact histogram. PRIVATE: the caller adds noise before anything else, and drops it.
+    """The exact histogram. PRIVATE: the caller adds noise first of all, then discards it.
 
     An image gives k votes whatever its logits are; what the sensitivity needs is that they do not
     depend on the other images of the batch. So every batch has the same shape, the last one being
@@ -129,8 +129,8 @@ def semantic_query(
 
 
 def charge_answer(ledger: PrivacyLedger) -> None:
-    """Charge an answer before it is used, unless it was: one that an interrupted process kept, or
-    one that another run gave.
+    """Charge an answer before it is used, unless it has been charged already: one that an
+    interrupted process kept, or one that another run gave.
     """
     if not ledger.charged(QUERY):
         ledger.charge(QUERY)

@@ -2,9 +2,9 @@
 gradient noise.
 
 One code path, two sources of 64-bit words: the kernel's generator (secure), or a seeded one for
-reproduction, which marks all that it touches as insecure, for who knows the seed can subtract the
-noise. torch's generators are not used: not cryptographic, and 32 bits of seed on the CPU. What is
-made of the words has its law exactly: coins here, normal noise in `privimage.privacy.noise`.
+reproduction, which marks all that it touches as insecure: anyone who knows the seed can subtract
+the noise. torch's generators are not used: not cryptographic, and 32 bits of seed on the CPU. What
+is made of the words has its law exactly: coins here, normal noise in `privimage.privacy.noise`.
 """
 
 import os

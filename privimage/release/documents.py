@@ -15,12 +15,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def filled_in(name: str, **values: Any) -> str:
     """The document with its values in place; an error where one is missing."""
+    return markdown_templates(TEMPLATES).get_template(f"{name}.j2").render(values)
+
+
+def markdown_templates(folder: Path) -> jinja2.Environment:
+    """The templates of a folder, where a line that only steers leaves no line."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(folder),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"escaped": escaped}
-    return environment.get_template(f"{name}.j2").render(values)
+    return environment

@@ -1,7 +1,7 @@
 """Synthetic images on the disk: parts while they are drawn, one npz file when all are there.
 
 Memory is bounded by one part, however many images there are. The npz file is not compressed, so
-that it can be mapped: who reads a million images fetches those that are looked at.
+that it can be mapped: of a million images only those that are looked at are read.
 """
 
 import zipfile

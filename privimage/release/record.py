@@ -4,7 +4,7 @@ for people.
 Metrics, budget, selection, times, memory and environment. Statement and card may be published. The
 record may not where the images are private: times and memory of the query and of DP-SGD depend on
 them, as do scores on real images. A reported epsilon is that of what the ledger has reserved, never
-the configuration's, and not that of what was charged, which may hang on run times.
+the configuration's, and not that of what was charged, which may depend on run times.
 """
 
 import hashlib

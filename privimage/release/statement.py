@@ -1,7 +1,7 @@
 """What a run guarantees, in JSON and in words for whoever must approve a release.
 
 Every figure of the budget comes from the ledger, and all that is reserved counts as spent: how much
-of it was charged may hang on run times, and these on the images that were drawn. What the ledger
+of it was charged may depend on run times, and these on the images that were drawn. What the ledger
 does not hold is told by the caller (`Circumstances`) and is public. Holds nothing private. It also
 says what the guarantee does not cover, because that is the part that people assume.
 """
@@ -174,7 +174,7 @@ def _mechanism(event: dict[str, Any], release: Release) -> dict[str, Any]:
     sampling = "all images" if rate == 1 else f"Poisson, each image with probability {rate:.6g}"
     told = {} if release.taken is None else {"taken": release.taken}
     uses = f"{event['charged']} of {event['reserved']}"
-    if event["charged"] < event["reserved"]:  # how many hangs on run times: not to be told
+    if event["charged"] < event["reserved"]:  # how many depends on run times: not to be told
         event, told = {name: event[name] for name in event if name != "charged"}, {}
         uses = f"up to {event['reserved']}"
     return {

@@ -50,6 +50,7 @@ class Checkpoint:
         """Whether enough work was done since the last save to be worth another one."""
         if self.path is None:
             return False
+        # work since the last save, against what that save took: a fast disk keeps more states
         return (time.monotonic() - self._saved) * self.time_share > self._cost
 
     def save(self, state: dict[str, Any]) -> None:
@@ -60,6 +61,7 @@ class Checkpoint:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getvalue()
+        # moved before the new one is written: at every moment a whole state is on the disk
         if self.path.exists():
             os.replace(self.path, self._previous)
         write_durably(self.path, self._header(payload) + payload)
@@ -75,18 +77,13 @@ class Checkpoint:
                     return state
         return None
 
-    def remove(self) -> None:
-        """Once a stage has written its result its states go."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-            self._previous.unlink(missing_ok=True)
-
     def _read(self, path: Path) -> dict[str, Any] | None:
         content = path.read_bytes()
-        end = len(self._header(b""))
+        end = len(self._header(b""))  # a header's length does not depend on the payload
         header, payload = content[:end], content[end:]
         if header == self._header(payload):
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        # owner and sum stand apart in it, so that people learn which of them is wrong
         if header.split()[2:3] == [self._owner]:
             logger.warning("%s is damaged; using the one before, if there is one", path)
         else:
@@ -107,8 +104,8 @@ NOT_KEPT = Checkpoint(None)
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> None:
-    """Finished weights as safetensors, which say in their metadata whether noise that they rest on
-    had a seed, so that no guarantee holds.
+    """Finished weights as safetensors. Their metadata says whether the noise that they rest on had
+    a seed, in which case no guarantee holds.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     metadata = {INSECURE: json.dumps(insecure)}
@@ -116,7 +113,7 @@ def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> N
 
 
 def weights_are_insecure(path: Path) -> bool:
-    """What the weights say of that; DataInvalidError if they do not say."""
+    """Whether they say that it had one; DataInvalidError if they say nothing."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get(INSECURE)

@@ -1,8 +1,8 @@
 """The lock of a run folder: one process at a time works in it.
 
-A second process is refused at once. That the lock is still the one that was taken is looked at
-before every charge: a lock file that was removed or replaced locks nobody out. The ledger does not
-rely on it (`privacy/swapped_file.py`); the other files of the folder do.
+A second process is refused at once. Before every charge it is checked that the lock is still the
+one that was taken, because a lock file that was removed or replaced locks nobody out. The ledger
+does not rely on it (`privacy/swapped_file.py`); the other files of the folder do.
 """
 
 import fcntl

@@ -21,14 +21,14 @@ Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """The progress call of someone who does not watch."""
+    """For callers who do not watch the progress."""
 
 
 Observer = Callable[[int, dict[str, Tensor]], None]  # (step of DP-SGD, noisy mean gradient)
 
 
 def unobserved(step: int, gradient: dict[str, Tensor]) -> None:
-    """Nobody watches what is released."""
+    """For callers who do not watch the releases."""
 
 
 MAX_LINES = 200  # a stage, about
@@ -36,7 +36,7 @@ Stop = Callable[[], bool]  # asked before every step; True ends a training early
 
 
 def never() -> bool:
-    """The answer of someone who lets a training finish."""
+    """For callers who let a training finish."""
     return False
 
 

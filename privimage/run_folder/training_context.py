@@ -1,6 +1,4 @@
-"""What a training finds around it in a run, and can do without: the training itself is told in its
-own arguments.
-"""
+"""What a training is given by the run around it; by itself it needs none of this."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -53,7 +53,7 @@ def recall(run: Run, inputs: dict[str, Any], network: nn.Module) -> bool:
 
 
 def keep(run: Run, inputs: dict[str, Any]) -> None:
-    """Keep the network that the run has just trained; what cannot be kept is only told of."""
+    """Keep the network that the run has just trained; a failure is only logged."""
     place = _place(run, inputs)
     if place is None:
         return
@@ -69,7 +69,7 @@ def keep(run: Run, inputs: dict[str, Any]) -> None:
 
 
 def _place(run: Run, inputs: dict[str, Any]) -> Path | None:
-    """The folder of this network; None where none is kept: images of someone, a rehearsal."""
+    """The folder of this network; None where none is kept: for other sets, and in a rehearsal."""
     is_published = run.config.data.public in NAMED_SOURCES
     if run.known_networks is None or not is_published or run.config.stage_seconds is not None:
         return None

@@ -87,7 +87,7 @@ def run_pipeline(
         config, folder, sets=sets, shared=shared, data_root=data_root, donor=donor
     ) as found:
         sets, plan, ledger, source = found
-        if donor is None or not donor.brings_ledger:  # else it has spent it, as was checked
+        if donor is None or not donor.brings_ledger:  # else it is in the donor's ledger, as checked
             plan.reserve(ledger)
         second_opinions(ledger)  # now, while nothing is spent on a promise that they refute
         (folder / "record.json").unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def opened(
     data_root: Path | None = None,
     donor: Donor | None = None,
 ) -> Iterator[tuple[ImageSets, PrivacyPlan, PrivacyLedger, RandomSource]]:
-    """The run folder, locked, with all that can be wrong before the work looked for; spends
+    """The run folder, locked, once everything that can be checked beforehand is right; spends
     nothing.
     """
     if donor is not None:
@@ -203,7 +203,7 @@ def introduce(world: World, sets: ImageSets, ledger: PrivacyLedger | None) -> Pr
 
 
 def tell_owner(config: RunConfig, sensitive: ImageSet, folder: Path) -> None:
-    """What did not fit the declared classes, for nobody else; the file is there in any case."""
+    """List what did not fit the declared classes in `private/`; the list is there even if empty."""
     if config.data.classes is not None:
         left_out = json.dumps(sensitive.left_out, indent=0).encode()
         write_durably(folder / "private" / "left_out.json", left_out, mode=0o600)
@@ -283,11 +283,14 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
     """Run one stage unless it is done; returns what it took, now or then: seconds and memory."""
     folder = run.shared if stage.is_shared else run.folder
     inputs = run.inputs(stage)
+    # done, from the same inputs, with the files that it left: nothing of it is touched
     if manifest.is_done(folder, stage.name, inputs):
         follow_me(run, work=False)
         logger.info("%s: done before", stage.name)
         before = manifest.read(folder, stage.name) or {}
         return {key: before[key] for key in MEASURED if key in before}
+    # a stage that was interrupted goes on from its checkpoints, which serve these inputs only; one
+    # that has been charged must not begin again from others, for that would spend twice
     donor = run.donor if run.donor is not None and run.donor.gives(stage.name) else None
     is_paid_elsewhere = donor is not None and donor.brings_ledger
     if stage.charges and run.ledger.charged(stage.charges) and not is_paid_elsewhere:
@@ -300,8 +303,10 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
         outputs = take_over(run, stage, donor, folder) if donor else stage.work(run)
     measured: dict[str, float] = {"seconds": round(time.monotonic() - started, 2)}
     measured |= memory.peaks_mib(run.device, was_reset=was_reset)
+    # what the results rest on: a ledger that knows of fewer charges is an older copy
     charged = {"charged": run.ledger.charged(stage.charges)} if stage.charges else {}
     manifest.finish(folder, stage.name, inputs, outputs, facts=measured | charged)
+    # only now that the manifest vouches for the result
     shutil.rmtree(checkpoint_folder(folder, stage.name), ignore_errors=True)
     logger.info("%s: %.1f s", stage.name, measured["seconds"])
     return measured

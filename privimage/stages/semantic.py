@@ -36,6 +36,8 @@ from privimage.semantics.selection import (
 )
 from privimage.stages import known_networks
 
+CLASSES_SHOWN, IMAGES_SHOWN = 8, 6  # of a label, and of each of these
+
 
 def query_network_inputs(run: Run) -> dict[str, Any]:
     return {
@@ -245,19 +247,19 @@ def read_selection(run: Run) -> Selection:
     return json.loads((run.folder / "query" / "selection.json").read_text())["indices"]
 
 
-def chosen_classes_picture(run: Run, *, per_class: int = 6) -> Image.Image:
+def chosen_classes_picture(run: Run) -> Image.Image:
     """Public images only: a row a label, some pictures of each of its classes."""
     public, selection = run.sets.public, read_selection(run)
     indices, rows = [], []
     for label, classes in enumerate(selection):
-        for c in classes[:8]:
-            members = (public.labels == c).nonzero().flatten()[:per_class]
+        for c in classes[:CLASSES_SHOWN]:
+            members = (public.labels == c).nonzero().flatten()[:IMAGES_SHOWN]
             indices.append(members)
             rows += [label] * len(members)
     names = tuple(
-        f"{label}: {' '.join(public.class_names[c] for c in classes[:8])}"
+        f"{label}: {' '.join(public.class_names[c] for c in classes[:CLASSES_SHOWN])}"
         for label, classes in zip(run.sets.sensitive.class_names, selection, strict=True)
     )
     images = public.images[torch.cat(indices)]
-    per_row = per_class * max(len(classes[:8]) for classes in selection)
+    per_row = IMAGES_SHOWN * max(len(classes[:CLASSES_SHOWN]) for classes in selection)
     return sample_grid(images, torch.tensor(rows), names, per_class=per_row)

@@ -3,9 +3,9 @@
 What each stage rests on, by the donor's manifest, must be what it would rest on here, with the
 donor's own files as the stages before it: so strategy, clip norm and all other settings agree, and
 the files form a chain. The images may bear a name under another key. An answer, a model or images
-whose noise had a seed are taken over by no run that promises anything; whoever does not say how
-its noise was drawn, or says two things, is refused. Private: the sensitive images are read, to
-compare their name under the donor's key, where that is there.
+whose noise had a seed are taken over by no run that promises anything; a donor that does not say
+how its noise was drawn, or contradicts itself, is refused. Private: the sensitive images are read,
+to compare their name under the donor's key, where that is there.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ def check_takeover(
 
 
 def check_randomness(donor: Donor, source: RandomSource) -> None:
-    """Who rests on noise that had a seed says so everywhere, and serves no run that promises."""
+    """Results that rest on noise with a seed say so everywhere, and serve no run that promises."""
     query = donor.made_from("query").get("insecure", False)  # without a query there is no noise
     model = donor.made_from("finetune").get("insecure") if donor.brings_ledger else query
     ledger = donor.ledger().to_dict().get("insecure")

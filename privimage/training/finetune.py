@@ -59,10 +59,10 @@ def finetune(
     """Fine-tune `denoiser` in place; returns the averaged weights, which are post-processing of the
     private ones.
 
-    The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps).
-    The loop runs until that reservation is charged in full. A step lost in a crash stays spent
-    and is not taken again; a source with a fixed seed takes the very same step again instead, at
-    no charge. What a training that is stopped early has left stays unspent. `on_release` gets
+    The ledger must hold a reservation named "dp_sgd" (noise multiplier, sampling rate, steps). The
+    loop runs until that reservation is charged in full. A step lost in a crash stays spent and is
+    not taken again; a source with a fixed seed takes the very same step again instead, at no
+    charge. A training that is stopped early leaves its other steps unspent. `on_release` gets
     (step, noisy mean gradient) of each step: what an observer of all weights can know.
 
     Of several processes the leader charges its ledger, draws the one Poisson sample from its source
@@ -77,16 +77,17 @@ def finetune(
     ema = Ema(denoiser, rate=config.ema_rate)
     taken, step = 0, world.broadcast(ledger.charged(DP_SGD))
 
-    # continue where an interrupted run stopped
+    # continue where an interrupted run stopped: `step` counts charges, `taken` what the weights
+    # have seen of them; the steps between were lost with the process that took them
     if (state := checkpoint.load()) is not None:
-        check_ledger_is_not_behind(ledger, state["charged"])
+        check_ledger_is_not_behind(ledger, state["charged"])  # else charges would be forgotten
     if (state := world.broadcast(state)) is not None:
         denoiser.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         taken = state["taken"]
     if source.insecure:
-        step = taken  # nothing is lost: the same steps give the same weights
+        step = taken  # nothing is lost: the same steps give the same weights, and are paid for
     log = RunLog(context.stats, stage="finetune")
     denoiser.eval()  # no dropout: the masks of the other images would tell who is there
     sensitive = replace(sensitive, images=resident(sensitive.images, device))

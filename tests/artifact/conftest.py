@@ -1,11 +1,13 @@
 """A toy claim with two arms, and records as the pipeline would leave them."""
 
 import copy
+import sys
 from typing import Any
 
 import pytest
 import yaml
 
+from artifact import cli
 from artifact.claims.records import ClaimRecord
 from artifact.claims.registry import Claim, load_claim
 from privimage.settings.defaults import default_settings
@@ -100,3 +102,17 @@ def toy(tmp_path, monkeypatch) -> Claim:
     path.write_text(yaml.safe_dump(TOY))
     monkeypatch.setenv("PRIVIMAGE_CLAIMS", str(path.parents[1]))
     return load_claim(path)
+
+
+@pytest.fixture
+def artifact(monkeypatch, capsys):
+    """Types a command; returns (exit code, stdout, stderr)."""
+
+    def typed(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["artifact", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+
+    return typed

@@ -22,20 +22,13 @@ TORCH = TorchBuild(version="2.9.0")
 
 
 @pytest.fixture
-def artifact(toy, tmp_path, monkeypatch, capsys):
-    """Types a command in an empty folder; returns (exit code, stdout, stderr)."""
+def artifact(artifact, toy, tmp_path, monkeypatch):
+    """The same in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(environment, "survey_gpus", lambda: GpuSurvey(problem="no driver"))
     monkeypatch.setattr(environment, "probe_torch", lambda: TORCH)
 
-    def typed(*arguments):
-        monkeypatch.setattr(sys, "argv", ["artifact", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return typed
+    return artifact
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from urllib.error import URLError
 import pytest
 import yaml
 
-from artifact import cli
 from artifact.assets.inventory import ASSETS
 from artifact.claims import doctor as environment
 from artifact.claims import runner
@@ -69,20 +68,6 @@ def place(toy, tmp_path, monkeypatch, toy_document, record):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(environment, "probe_torch", lambda: TorchBuild("2.14.1"))
     return Place(tmp_path, toy_document, record, monkeypatch)
-
-
-@pytest.fixture
-def artifact(monkeypatch, capsys):
-    """Types a command; returns (exit code, stdout, stderr)."""
-
-    def typed(*arguments: str):
-        monkeypatch.setattr(sys, "argv", ["artifact", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        captured = capsys.readouterr()
-        return end.value.code, captured.out, captured.err
-
-    return typed
 
 
 def no_network(*args: Any, **kwargs: Any) -> None:

@@ -68,14 +68,6 @@ def test_updates_follow_the_optimiser():
     assert ema.parameters["weight"].flatten().tolist() == [1.0, 1.0]
 
 
-def test_copying_to_a_model_overwrites_its_weights_and_not_the_average():
-    ema, other = Ema(model_at(2.0)), model_at(7.0)
-    ema.copy_to(other)
-    assert other.weight.flatten().tolist() == [2.0, 2.0]
-    set_weights(other, 9.0)
-    assert ema.parameters["bias"].item() == 2.0
-
-
 def test_a_loaded_average_goes_on_as_if_it_had_never_stopped(tmp_path):
     model = model_at(0.0)
     straight = Ema(model)
@@ -93,8 +85,6 @@ def test_a_loaded_average_goes_on_as_if_it_had_never_stopped(tmp_path):
 def test_an_average_of_another_network_is_refused(other):
     with pytest.raises(ConfigError, match="averaged weights and network differ in"):
         Ema(model_at(0.0)).load_state_dict(Ema(other).state_dict())
-    with pytest.raises(ConfigError, match="network configuration"):
-        Ema(model_at(0.0)).copy_to(other)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])

@@ -18,6 +18,7 @@ from privimage.diffusion.unet import (
     positional_embedding,
 )
 from privimage.errors import ConfigError
+from tests import networks
 
 # The networks of the paper's artifact, counted there: (image size, classes, base channels,
 # multipliers, attention resolutions, parameters)
@@ -89,16 +90,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def small_config(**changes) -> UNetConfig:
-    settings = {
-        "image_size": 8,
-        "num_channels": 1,
-        "num_classes": 3,
-        "base_channels": 8,
-        "channel_multipliers": (1, 2),
-        "blocks_per_level": 1,
-        "attention_resolutions": (4,),
-    }
-    return UNetConfig(**(settings | changes))
+    return networks.small_unet(**({"image_size": 8, "attention_resolutions": (4,)} | changes))
 
 
 def small_unet(**changes) -> UNet:

@@ -31,6 +31,19 @@ def path(tmp_path):
     return new_ledger(tmp_path)
 
 
+class Charges:
+    """Charges and counts those that returned; a refusal ends them."""
+
+    def __init__(self):
+        self.returned = 0
+
+    def of(self, ledger, times=1):
+        with contextlib.suppress(RunFolderError):
+            for _ in range(times):
+                ledger.charge("steps")
+                self.returned += 1
+
+
 def test_of_two_holders_the_second_ends_in_an_error_and_no_charge_is_lost(path):
     one, two = opened(path), opened(path)
     one.charge("steps")
@@ -77,24 +90,17 @@ def test_whatever_another_holder_does_between_two_steps_no_charge_is_lost(path, 
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # order is what is looked at here
     for number, after in itertools.product(range(num_calls(path) + 1), (False, True)):
         for fresh, times in itertools.product((False, True), (1, 2, 3)):
-            before, returned = said(path), 0
+            before, charges = said(path), Charges()
             mine, other = opened(path), opened(path)
 
-            def charge(ledger, times=1):
-                nonlocal returned
-                with contextlib.suppress(RunFolderError):
-                    for _ in range(times):
-                        ledger.charge("steps")
-                        returned += 1
-
-            def others(times=times, other=other, fresh=fresh, charge=charge):
-                charge(opened(path) if fresh else other, times)
+            def others(times=times, other=other, fresh=fresh, charges=charges):
+                charges.of(opened(path) if fresh else other, times)
 
             with at_call(number, others, after=after):
-                charge(mine)
-            charge(mine)
-            charge(other)
-            assert before + returned <= said(path) <= before + returned + 2
+                charges.of(mine)
+            charges.of(mine)
+            charges.of(other)
+            assert before + charges.returned <= said(path) <= before + charges.returned + 2
             assert opened(path).charged("steps") == said(path)
             assert names(path) == ["ledger.json"]
 
@@ -108,26 +114,19 @@ def test_whatever_a_third_holder_does_between_two_steps_of_the_second_no_charge_
         start = said(path)
         if start > 900:
             break
-        returned = 0
+        charges = Charges()
         mine, other, third = (opened(path) for _ in range(3))
 
-        def charge(ledger, times=1):
-            nonlocal returned
-            with contextlib.suppress(RunFolderError):
-                for _ in range(times):
-                    ledger.charge("steps")
-                    returned += 1
-
-        def others(other=other, third=third, inner=inner, fresh=fresh, charge=charge):
+        def others(other=other, third=third, inner=inner, fresh=fresh, charges=charges):
             def thirds():
-                charge(opened(path) if fresh else third, 2)
+                charges.of(opened(path) if fresh else third, 2)
 
             with at_call(inner, thirds):
-                charge(other)
+                charges.of(other)
 
         with at_call(number, others):
-            charge(mine)
-        assert start + returned <= said(path)
+            charges.of(mine)
+        assert start + charges.returned <= said(path)
         assert opened(path).charged("steps") == said(path)
 
 

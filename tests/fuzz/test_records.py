@@ -1,7 +1,7 @@
 """Records, manifests and ledgers that were altered or damaged: only named errors, nothing lost."""
 
 import json
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 from hypothesis import given
@@ -24,6 +24,25 @@ QUERY, STEPS = Mechanism(484.0, 1.0, 1), Mechanism(2.4, 1 / 3, 150)
 def as_json(value) -> str:
     """Also what Python writes and JSON does not know: NaN, infinities, lone surrogates."""
     return json.dumps(value)
+
+
+@contextmanager
+def holding(path, content: bytes):
+    """The file with this content, and its own again at the end: all examples share a folder."""
+    original = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(original)
+
+
+def altered_file(path, data):
+    return holding(path, as_json(data.draw(altered(json.loads(path.read_text())))).encode())
+
+
+def damaged_file(path, data):
+    return holding(path, data.draw(damaged(path.read_bytes())))
 
 
 def is_record(path) -> bool:
@@ -93,26 +112,17 @@ def checked(folder):
 @given(st.data())
 def test_an_altered_manifest_counts_as_none_or_says_what_it_says(finished, data):
     path = finished / "stages" / "query.json"
-    original = path.read_text()
-    path.write_text(as_json(data.draw(altered(json.loads(original)))))
-    try:
+    with altered_file(path, data):
         if checked(finished):
             found = json.loads(path.read_text())
             assert (found["state"], found["inputs"]) == ("done", INPUTS)
-    finally:
-        path.write_text(original)
 
 
 @examples(100)
 @given(st.data())
 def test_a_damaged_manifest_counts_as_none_or_says_what_it_says(finished, data):
-    path = finished / "stages" / "query.json"
-    original = path.read_bytes()
-    path.write_bytes(data.draw(damaged(original)))
-    try:
+    with damaged_file(finished / "stages" / "query.json", data):
         checked(finished)
-    finally:
-        path.write_bytes(original)
 
 
 def test_a_manifest_that_is_too_deep_counts_as_none(finished):
@@ -155,23 +165,15 @@ def keeps_its_account(path) -> None:
 @examples(250)
 @given(st.data())
 def test_an_altered_ledger_is_refused_or_keeps_its_account(ledger_path, data):
-    original = ledger_path.read_text()
-    ledger_path.write_text(as_json(data.draw(altered(json.loads(original)))))
-    try:
+    with altered_file(ledger_path, data):
         keeps_its_account(ledger_path)
-    finally:
-        ledger_path.write_text(original)
 
 
 @examples(150)
 @given(st.data())
 def test_a_damaged_ledger_is_refused_or_keeps_its_account(ledger_path, data):
-    original = ledger_path.read_bytes()
-    ledger_path.write_bytes(data.draw(damaged(original)))
-    try:
+    with damaged_file(ledger_path, data):
         keeps_its_account(ledger_path)
-    finally:
-        ledger_path.write_bytes(original)
 
 
 @pytest.mark.parametrize(

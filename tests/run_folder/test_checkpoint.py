@@ -107,12 +107,3 @@ def test_without_a_path_nothing_is_kept():
     NOT_KEPT.save(state(1))
     assert NOT_KEPT.load() is None
     assert not NOT_KEPT.is_due()
-    NOT_KEPT.remove()
-
-
-def test_a_removed_state_is_gone_with_the_one_before(path):
-    kept = Checkpoint(path)
-    kept.save(state(1))
-    kept.save(state(2))
-    kept.remove()
-    assert list(path.parent.iterdir()) == []

@@ -28,7 +28,6 @@ from privimage.errors import ConfigError, DataInvalidError
 
 META = "ILSVRC2012_devkit_t12/data/meta.mat"
 GROUND_TRUTH = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
-WORDNET_ID = re.compile(r"n\d{8}")
 VAL_PART = 1000  # images
 
 

@@ -1,11 +1,11 @@
 """The published files that image sets and weights come from: names, checksums, addresses, and the
 check of a file against them.
 
-Checksums are those that torchvision holds. The publisher of the Inception weights gives but eight
+Checksums are those that torchvision holds. The publisher of the Inception weights gives only eight
 hex digits of their SHA-256, by custom in the file's name; the whole digest and the size are those
 that projects which use the file have written down, independently of each other and in agreement.
-MD5 tells a damaged file from a whole one, and no more: who makes two files of one MD5 can pass one
-off for the other.
+MD5 tells a damaged file from a whole one, and no more: anyone who constructs two files of one MD5
+can pass one off as the other.
 """
 
 import hashlib

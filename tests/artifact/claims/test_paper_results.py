@@ -67,13 +67,6 @@ def test_dpimagebench_has_its_own_tables():
     assert by_epsilon.value("privimage", "fashion_mnist", metric="fid", epsilon=0.2) == 29.0
 
 
-def test_accuracies_become_fractions_as_in_our_records_and_fid_stays(tmp_path):
-    table = published_table(path=SHIPPED)
-    cell = {"metric": "cnn_accuracy", "epsilon": 10}
-    assert table.recorded_value("privimage_d", "cifar10", **cell) == pytest.approx(0.688)
-    assert table.recorded_value("privimage_d", "cifar10", metric="fid", epsilon=10) == 27.6
-
-
 def test_a_cell_that_is_not_in_the_table_is_refused_with_what_there_is():
     table = published_table(path=SHIPPED)
     with pytest.raises(ConfigError, match=r"no published fid of pate .* methods are privimage_d,"):
