@@ -17,6 +17,7 @@ from artifact.judging.expected import load_expected
 from artifact.machine.gpu import GpuSurvey
 from artifact.machine.torch_build import TorchBuild
 from privimage.errors import DataMissingError
+from privimage.stages import estimate
 
 TORCH = TorchBuild(version="2.9.0")
 
@@ -189,7 +190,10 @@ def test_a_machine_that_lacks_what_a_setting_needs_exits_with_three(
     assert artifact("run", "toy", "--force")[0] == 0
 
 
-def test_a_dry_run_prints_settings_and_ledger_and_writes_nothing(artifact, tmp_path):
+def test_a_dry_run_prints_settings_ledger_and_time_and_writes_nothing(
+    artifact, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(estimate, "SECONDS", 0.05)
     code, out, _ = artifact("run", "toy", "--dry-run")
     assert code == 0
     assert "noise_multiplicity: 4" in out
