@@ -10,7 +10,7 @@ artifact.claims.estimates` prints them. Nothing here is private.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -161,16 +161,13 @@ def full_batches(num_images: int, batch_size: int) -> int:
 
 def unet_flops(config: RunConfig) -> int:
     """One image through the diffusion network."""
-    data, network = config.data, config.network
+    data = config.data
     return _unet_flops(
         UNetConfig(
             image_size=data.image_size,
             num_channels=num_channels(config),
             num_classes=size_of(data.sensitive).classes if data.conditional else 0,
-            base_channels=network.base_channels,
-            channel_multipliers=network.channel_multipliers,
-            blocks_per_level=network.blocks_per_level,
-            attention_resolutions=network.attention_resolutions,
+            **asdict(config.network),
         )
     )
 

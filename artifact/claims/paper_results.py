@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
-from artifact.claims.registry import build_each, claims_root, read_mapping
+from annotated_types import Gt
+from pydantic import AllowInfNan
+
+from artifact.claims.registry import Source, claims_root, read_mapping
 from privimage.errors import ConfigError
-from privimage.settings.strict import build
+from privimage.settings.validation import Must, validated
 
 FILE = "published.yaml"
 MAIN_TABLE = "paper"
+Column = Annotated[str, Must(lambda name: name.count(".") == 1, "write it as SET.METRIC")]
 
 
 @dataclass(frozen=True)
@@ -23,34 +28,25 @@ class Row:
     """One method at one epsilon; infinite means without privacy, None that there is no number."""
 
     method: str
-    epsilon: float
+    epsilon: Annotated[float, AllowInfNan(), Gt(0)]
     values: tuple[float | None, ...]
-
-    def problems(self) -> Iterator[str]:
-        if not self.epsilon > 0:
-            yield f"epsilon is {self.epsilon:g}; give a number above 0, or .inf without privacy"
 
 
 @dataclass(frozen=True)
 class PublishedTable:
     """A table as printed; a column is SET.METRIC, and accuracies are in percent."""
 
-    source: str
-    columns: tuple[str, ...]
-    rows: tuple
+    source: Source
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
 
     def problems(self) -> Iterator[str]:
-        if not self.source.strip():
-            yield "source is empty; say where the numbers come from"
-        for column in self.columns:
-            if column.count(".") != 1:
-                yield f"columns: {column!r}; write it as SET.METRIC"
         for i, row in enumerate(self.rows):
-            if row is not None and len(row.values) != len(self.columns):
+            if len(row.values) != len(self.columns):
                 yield (
                     f"rows[{i}].values: {len(row.values)} numbers for {len(self.columns)} columns"
                 )
-        names = [(row.method, row.epsilon) for row in self.rows if row is not None]
+        names = [(row.method, row.epsilon) for row in self.rows]
         for method, epsilon in sorted({name for name in names if names.count(name) > 1}):
             yield f"rows: {method} at epsilon {epsilon:g} is there twice; keep one"
 
@@ -107,12 +103,4 @@ def published_table(name: str = MAIN_TABLE, *, path: Path | None = None) -> Publ
 def load_published(path: Path | None = None) -> dict[str, PublishedTable]:
     """All tables of the file; one ConfigError for all its faults."""
     path = path or published_path()
-    faults: list[str] = []
-    tables = {}
-    for name, values in read_mapping(path).items():
-        if isinstance(values, dict):
-            values = build_each(values, "rows", Row, name, faults)
-        tables[name] = build(PublishedTable, values, name, faults)
-    if faults:
-        raise ConfigError(f"{path}: " + "; ".join(faults))
-    return tables
+    return validated(dict[str, PublishedTable], read_mapping(path), where=path)

@@ -6,19 +6,21 @@ are reported together. Nothing in it is private.
 """
 
 import difflib
-import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from privimage.errors import ConfigError
 from privimage.files.plain_yaml import read_yaml
-from privimage.settings.strict import build
+from privimage.settings.validation import Must, validated
 
 Better = Literal["higher", "lower", "exact"]
-BETTER = ("higher", "lower", "exact")
+Margin = Annotated[float, Ge(0)]  # what `first` may be worse by
+Source = Annotated[str, Must(str.strip, "say where the numbers come from")]
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,18 @@ class Setting:
     human_minutes: float
     compute_minutes: ComputeMinutes
     needs: Needs
-    arms: dict
+    arms: dict[str, dict[str, Any]]
     main_arm: str
-    config: dict = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     judged: bool = True  # False: shows that every stage executes, and nothing more
-    donors: dict = field(default_factory=dict)
-    stand_ins: dict = field(default_factory=dict)
+    donors: dict[str, str] = field(default_factory=dict)
+    stand_ins: dict[str, str] = field(default_factory=dict)
     calculation: str | None = None
 
     def problems(self) -> Iterator[str]:
-        for name, overrides in self.arms.items():
-            if not isinstance(overrides, dict):
-                yield f"arms.{name}: {overrides!r}; give a mapping of dotted settings, or {{}}"
         if self.main_arm not in self.arms:
-            yield f"main_arm is {self.main_arm}; allowed are {', '.join(map(str, self.arms))}"
+            yield f"main_arm is {self.main_arm}; allowed are {', '.join(self.arms)}"
         order = list(self.arms)
         for arm, donor in self.donors.items():
             if arm not in order or donor not in order or order.index(donor) >= order.index(arm):
@@ -115,10 +114,7 @@ class Ordering:
     better: Literal["higher", "lower"]
     first: str
     second: str
-    margin: float = 0.0
-
-    def problems(self) -> Iterator[str]:
-        yield from margin_problems(self.margin)
+    margin: Margin = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,20 +125,22 @@ class Claim:
     title: str
     statement: str
     place_in_paper: str
-    measures: dict
-    orderings: tuple
-    settings: dict
-    look_alikes: dict | None = None  # sensitive class: public classes that look like it
+    measures: dict[str, Better]
+    orderings: tuple[Ordering, ...]
+    settings: dict[str, Setting]
+    # sensitive class: public classes that look like it
+    look_alikes: dict[str, list[str]] | None = None
     published_as: str | None = None  # its columns in expected_results/published.yaml
 
     def problems(self) -> Iterator[str]:
-        for metric, better in self.measures.items():
-            if better not in BETTER:
-                yield f"measures.{metric}: {better!r}; allowed are {', '.join(BETTER)}"
-        for label, names in (self.look_alikes or {}).items():
-            listed = isinstance(names, list) and all(isinstance(name, str) for name in names)
-            if not (isinstance(label, str) and listed):
-                yield f"look_alikes.{label}: give a quoted class name and a list of quoted names"
+        for name, setting in self.settings.items():
+            for i, ordering in enumerate(self.orderings):
+                for arm in (ordering.first, ordering.second):
+                    if arm not in setting.arms:
+                        yield (
+                            f"orderings[{i}]: no arm {arm!r} in settings.{name}; "
+                            f"allowed are {', '.join(setting.arms)}"
+                        )
 
     @property
     def first_setting(self) -> str:
@@ -189,23 +187,14 @@ def find_claim(name: str, root: Path | None = None) -> Claim:
 def load_claim(path: Path) -> Claim:
     """Read one `claim.yaml`; one ConfigError for all its faults."""
     values = read_mapping(path)
-    faults: list[str] = []
+    known: list[str] = []
     settings = values.get("settings")
     if isinstance(settings, dict):
-        built = {
-            name: build(Setting, _with_recipe(setting, path, faults), f"settings.{name}", faults)
-            for name, setting in settings.items()
-        }
+        built = {name: _with_recipe(each, path, known) for name, each in settings.items()}
         values = {**values, "settings": built}
-    values = build_each(values, "orderings", Ordering, "", faults)
-    claim = cast(Claim, build(Claim, values, "", faults))  # None only beside faults
-    if claim is not None and claim.id != path.parent.name:
-        faults.append(f"id: {claim.id!r}, but the folder is {path.parent.name!r}; make them equal")
-    if not faults:
-        faults = [*_unknown_arms(claim)]
-    if faults:
-        raise ConfigError(f"{path}: " + "; ".join(faults))
-    return claim
+    if values.get("id", path.parent.name) != path.parent.name:
+        known.append(f"id is {values['id']!r}, but the folder is {path.parent.name!r}; rename one")
+    return validated(Claim, values, where=path, known=known)
 
 
 def _with_recipe(setting: Any, path: Path, faults: list[str]) -> Any:
@@ -226,38 +215,9 @@ def _with_recipe(setting: Any, path: Path, faults: list[str]) -> Any:
     return {**setting, "config": config}
 
 
-def build_each(
-    values: dict[str, Any], key: str, cls: Any, path: str, faults: list[str]
-) -> dict[str, Any]:
-    """`values` with the list under `key` turned into instances of the dataclass `cls`."""
-    items = values.get(key)
-    if not isinstance(items, list):
-        return values
-    dot = f"{path}." if path else ""
-    built = [build(cls, item, f"{dot}{key}[{i}]", faults) for i, item in enumerate(items)]
-    return {**values, key: tuple(built)}
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
     """A YAML file that must hold a mapping."""
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping, got {type(values).__name__}")
     return values
-
-
-def margin_problems(margin: float) -> Iterator[str]:
-    """What is wrong with an ordering's margin."""
-    if not 0 <= margin < math.inf:
-        yield f"margin is {margin:g}; give what `first` may be worse by, 0 or more"
-
-
-def _unknown_arms(claim: Claim) -> Iterator[str]:
-    for name, setting in claim.settings.items():
-        for i, ordering in enumerate(claim.orderings):
-            for arm in (ordering.first, ordering.second):
-                if arm not in setting.arms:
-                    yield (
-                        f"orderings[{i}]: no arm {arm!r} in settings.{name}; "
-                        f"allowed are {', '.join(setting.arms)}"
-                    )

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from artifact.claims.registry import Claim, build_each, claims_root, margin_problems, read_mapping
+from artifact.claims.registry import Better, Claim, Margin, Source, claims_root, read_mapping
 from privimage.errors import ConfigError
-from privimage.settings.strict import build
+from privimage.settings.validation import validated
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,16 @@ class ExpectedValue:
 
     metric: str
     arm: str
-    better: Literal["higher", "lower", "exact"]
-    source: str
+    better: Better
+    source: Source
     mean: float | None = None
     low: float | None = None
     high: float | None = None
     at_most: float | None = None
     at_least: float | None = None
-    key: dict | None = None
+    key: dict[str, Any] | None = None
 
     def problems(self) -> Iterator[str]:
-        yield from _needs_source(self.source)
         given = [number is not None for number in (self.mean, self.low, self.high)]
         bounds = [("at_most", self.at_most, "lower"), ("at_least", self.at_least, "higher")]
         for name, bound, better in bounds:
@@ -82,12 +81,8 @@ class ExpectedOrdering:
     better: Literal["higher", "lower"]
     first: str
     second: str
-    source: str
-    margin: float = 0.0
-
-    def problems(self) -> Iterator[str]:
-        yield from _needs_source(self.source)
-        yield from margin_problems(self.margin)
+    source: Source
+    margin: Margin = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,10 +91,7 @@ class ExpectedSelection:
 
     name: Literal["look_alikes"]
     at_least: int
-    source: str
-
-    def problems(self) -> Iterator[str]:
-        yield from _needs_source(self.source)
+    source: Source
 
 
 @dataclass(frozen=True)
@@ -108,9 +100,17 @@ class ExpectedSetting:
 
     seeds: tuple[int, ...]
     hardware: str
-    values: tuple
-    orderings: tuple
-    selection: tuple
+    values: tuple[ExpectedValue, ...]
+    orderings: tuple[ExpectedOrdering, ...]
+    selection: tuple[ExpectedSelection, ...]
+
+
+@dataclass(frozen=True)
+class ExpectedResults:
+    """A whole file."""
+
+    claim: str
+    settings: dict[str, ExpectedSetting]
 
 
 def expected_path(claim_id: str, root: Path | None = None) -> Path:
@@ -124,53 +124,30 @@ def load_expected(claim: Claim, root: Path | None = None) -> dict[str, ExpectedS
     if not path.exists():
         return {}
     document = read_mapping(path)
-    faults = [f"{key}: unknown; allowed are claim, settings" for key in _unknown(document)]
-    if document.get("claim") != claim.id:
-        faults.append(f"claim: {document.get('claim')!r}, but the file is of {claim.id!r}")
-    settings = document.get("settings")
-    if not isinstance(settings, dict):
-        faults.append("settings: missing, or not a section")
-        settings = {}
-    expected = {name: _setting(claim, name, values, faults) for name, values in settings.items()}
+    results = validated(ExpectedResults, document, where=path, known=_foreign(claim, document))
+    faults = [*_unknown_arms(claim, results)]
     if faults:
         raise ConfigError(f"{path}: " + "; ".join(faults))
-    return expected
+    return results.settings
 
 
-def _setting(claim: Claim, name: str, values: Any, faults: list[str]) -> Any:
-    path = f"settings.{name}"
-    if name not in claim.settings:
-        faults.append(f"{path}: unknown; allowed are {', '.join(claim.settings)}")
-    kinds = {
-        "values": ExpectedValue,
-        "orderings": ExpectedOrdering,
-        "selection": ExpectedSelection,
-    }
-    if isinstance(values, dict):
-        for key, cls in kinds.items():
-            values = build_each(values, key, cls, path, faults)
-    setting = build(ExpectedSetting, values, path, faults)
-    if setting is not None and not faults:
-        faults.extend(f"{path}.{fault}" for fault in _unknown_arms(claim, name, setting))
-    return setting
+def _foreign(claim: Claim, document: dict[str, Any]) -> Iterator[str]:
+    if document.get("claim", claim.id) != claim.id:
+        yield f"claim is {document['claim']!r}, but the file is of {claim.id!r}"
+    settings = document.get("settings")
+    for name in settings if isinstance(settings, dict) else ():
+        if name not in claim.settings:
+            yield f"settings.{name}: unknown; allowed are {', '.join(claim.settings)}"
 
 
-def _unknown_arms(claim: Claim, name: str, setting: ExpectedSetting) -> Iterator[str]:
-    arms = claim.settings[name].arms
-    used = [("values", i, value.arm) for i, value in enumerate(setting.values)]
-    for i, ordering in enumerate(setting.orderings):
-        used += [("orderings", i, ordering.first), ("orderings", i, ordering.second)]
-    for key, i, arm in used:
-        if arm not in arms:
-            yield f"{key}[{i}]: no arm {arm!r}; allowed are {', '.join(arms)}"
-    if setting.selection and not claim.look_alikes:
-        yield "selection: the claim names no look_alikes"
-
-
-def _unknown(document: dict) -> list[str]:
-    return [key for key in document if key not in ("claim", "settings")]
-
-
-def _needs_source(source: str) -> Iterator[str]:
-    if not source.strip():
-        yield "source is empty; say where the value and its tolerance come from"
+def _unknown_arms(claim: Claim, results: ExpectedResults) -> Iterator[str]:
+    for name, setting in results.settings.items():
+        arms = claim.settings[name].arms
+        used = [("values", i, value.arm) for i, value in enumerate(setting.values)]
+        for i, ordering in enumerate(setting.orderings):
+            used += [("orderings", i, ordering.first), ("orderings", i, ordering.second)]
+        for key, i, arm in used:
+            if arm not in arms:
+                yield f"settings.{name}.{key}[{i}]: no arm {arm!r}; allowed are {', '.join(arms)}"
+        if setting.selection and not claim.look_alikes:
+            yield f"settings.{name}.selection: the claim names no look_alikes"

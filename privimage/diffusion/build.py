@@ -1,5 +1,7 @@
 """The whole network from its settings and from what is public of the images: shape and classes."""
 
+from dataclasses import asdict
+
 import torch
 
 from privimage.data.image_set import ImageSet
@@ -20,11 +22,7 @@ def unet_config(config: RunConfig, images: ImageSet) -> UNetConfig:
         image_size=config.data.image_size,
         num_channels=images.num_channels,
         num_classes=images.num_classes if config.data.conditional else 0,
-        base_channels=config.network.base_channels,
-        channel_multipliers=config.network.channel_multipliers,
-        blocks_per_level=config.network.blocks_per_level,
-        attention_resolutions=config.network.attention_resolutions,
-        dropout=config.network.dropout,
+        **asdict(config.network),
     )
 
 

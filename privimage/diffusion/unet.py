@@ -29,6 +29,8 @@ class UNetConfig:
     image_size: int
     num_channels: int
     num_classes: int
+    # `settings.config.NetworkConfig` has these as well, for there each has to be given and is
+    # checked; here the paper's serve audits and benchmarks. The order stands in run folders.
     base_channels: int = 32
     channel_multipliers: tuple[int, ...] = (1, 2, 2)
     blocks_per_level: int = 2

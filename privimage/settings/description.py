@@ -5,38 +5,25 @@ owner declares tells nothing of the images: those that don't fit are left out on
 that is taken from them is assumed to be public, and plan, statement and model card name it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from privimage.data.own.arrays import MAX_CLASSES
 from privimage.errors import ConfigError
 from privimage.files.plain_yaml import read_yaml
-from privimage.settings.config import FACTS, DataConfig
-from privimage.settings.strict import build
+from privimage.settings.config import FACTS, ClassNames, Color, DataConfig, ImageSize
+from privimage.settings.validation import Count, validated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """The declared facts by the names of their settings; None where there is no declaration."""
 
-    public_size: int | None = None
-    classes: tuple[str, ...] | None = None
-    image_size: int | None = None
-    color: Literal["grey", "rgb"] | None = None
-
-    def problems(self) -> Iterator[str]:
-        size = 8 if self.image_size is None else self.image_size
-        yield from DataConfig(
-            sensitive="",
-            public="",
-            image_size=size,
-            color="grey",
-            conditional=False,
-            public_size=self.public_size,
-            classes=self.classes,
-        ).problems()
+    public_size: Count | None = None
+    classes: ClassNames | None = None
+    image_size: ImageSize | None = None
+    color: Color | None = None
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -56,11 +43,7 @@ def described(file: Path | None, options: dict[str, Any], settings: dict[str, An
     if settings.get("data.conditional") is False:
         values.setdefault("classes", [])
     values["classes"] = class_names(values.get("classes"))
-    faults: list[str] = []
-    description = build(Description, values, "", faults)
-    if faults:
-        raise ConfigError(f"{file or 'description of the images'}: " + "; ".join(faults))
-    return description
+    return validated(Description, values, where=file or "description of the images")
 
 
 def class_names(value: Any) -> Any:

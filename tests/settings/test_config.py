@@ -49,7 +49,7 @@ def test_all_faults_of_a_file_are_reported_at_once_with_their_paths(toy_settings
         ({"network.channel_multipliers": 2}, "give a list"),
         ({"network.channel_multipliers": [1, 2, 2, 2, 2]}, "multiple of 16"),
         ({"network.base_channels": 6}, "multiple of 4"),
-        ({"selection": 3}, "expected a section"),
+        ({"selection": 3}, "give a section"),
         ({"performance": {"device": "abacus"}}, "performance.device"),
         ({"finetune.noise_multiplicity": 0}, "at least 1"),
     ],

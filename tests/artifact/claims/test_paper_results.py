@@ -80,12 +80,12 @@ def test_a_cell_that_is_not_in_the_table_is_refused_with_what_there_is():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": " "}, "source is empty"),
+        ({"source": " "}, "source is ' '; say where"),
         ({"columns": ["fid", "cifar10.fid"]}, "'fid'; write it as SET.METRIC"),
         ({"columns": ["cifar10.fid"]}, r"rows\[0\].values: 2 numbers for 1 columns"),
         ({"rows": TABLE["rows"] * 2}, "ours at epsilon 10 is there twice"),
         ({"rows": [{**TABLE["rows"][0], "epsilon": 0}]}, r"rows\[0\].epsilon is 0"),
-        ({"rows": [{**TABLE["rows"][0], "values": ["x", 1]}]}, "'x' is not of type float"),
+        ({"rows": [{**TABLE["rows"][0], "values": ["x", 1]}]}, "is 'x'; give a number"),
         ({"rows": [{"method": "ours", "epsilon": 1}]}, r"paper.rows\[0\].values: missing"),
         ({"note": "x"}, "paper.note: unknown"),
     ],

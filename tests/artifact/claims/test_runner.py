@@ -116,7 +116,7 @@ def test_wrong_settings_of_any_arm_are_found_before_anything_runs(tmp_path, toy_
     path = tmp_path / "toy" / "claim.yaml"
     path.parent.mkdir()
     path.write_text(yaml.safe_dump(toy_document))
-    with pytest.raises(ConfigError, match=r"selection\.strategy: 'best'"):
+    with pytest.raises(ConfigError, match=r"selection\.strategy is 'best'"):
         run_claim(load_claim(path), "smoke", seed=0, out=tmp_path / "runs")
     assert calls == []
     assert not (tmp_path / "runs").exists()

@@ -29,7 +29,7 @@ def test_a_claim_without_expected_results_has_none(toy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source": " "}, "source is empty"),
+        ({"source": " "}, "source is ' '; say where"),
         ({"low": None}, "mean, low and high: give all three"),
         ({"at_most": 1.0}, "at_most goes with better: lower"),
         ({"at_least": 1.0}, "at_least goes with better: higher, and without mean"),
