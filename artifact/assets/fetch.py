@@ -187,7 +187,9 @@ def _damage(asset: Asset, data_root: Path, places: list[Path]) -> str | None:
 
 def _check_request(assets: list[Asset], *, archives: Path | None, classes: str | None) -> None:
     if archives is not None and not archives.is_dir():
-        raise ConfigError(f"--from {archives} is no folder; give the folder that has the archives")
+        raise ConfigError(
+            f"--from {archives} is not a folder; give the folder that has the archives"
+        )
     others = [asset.name for asset in assets if asset.name not in IMAGENET]
     if classes is not None and (others or archives is None):
         raise ConfigError(

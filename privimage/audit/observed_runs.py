@@ -26,6 +26,7 @@ from privimage.settings.config import RunConfig, load_config
 from privimage.stages.pipeline import run_pipeline
 
 NUM_DIGITS, STEPS, INTERRUPTED_AT = 1437, 12, 5
+# spelled out here: what the audit observes does not follow the settings of tests or examples
 SETTINGS: dict[str, Any] = {
     "name": "audit",
     "data": {"sensitive": "digits", "public": "digits", "image_size": 8, "color": "grey"},

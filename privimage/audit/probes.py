@@ -51,6 +51,7 @@ class TableNetwork(UNet):
         self.rows = nn.Embedding(num_labels + 1, ROW)  # the last is of the null label
         nn.init.constant_(self.rows.weight, FAR_OFF)
 
+    # the signature of UNet's, spelled out as there: shapes are checked at both
     def forward(
         self,
         x: Float[Tensor, "batch channel height width"],

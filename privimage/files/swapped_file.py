@@ -97,7 +97,9 @@ class SwappedFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise RunFolderError(f"{claim} is no link; remove it and repeat the command") from error
+            raise RunFolderError(
+                f"{claim} is not a link; remove it and repeat the command"
+            ) from error
         if "/" in name or not name.startswith(f".{self.path.name}."):
             raise RunFolderError(f"{claim} leads to {name!r}; remove it and repeat the command")
         return self.path.with_name(name)

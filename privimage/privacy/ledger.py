@@ -235,7 +235,7 @@ def _to_dict(terms: dict[str, Any], entries: dict[str, _Entry]) -> dict[str, Any
 def _entries(events: list[dict[str, Any]]) -> dict[str, _Entry]:
     """The entries of a file; ValueError for what no ledger writes."""
     if not isinstance(events, list):
-        raise ValueError("its events are no list")
+        raise ValueError("its events are not a list")
     entries: dict[str, _Entry] = {}
     for event in events:
         mechanism = Mechanism(event["noise_multiplier"], event["sampling_rate"], event["reserved"])

@@ -121,8 +121,8 @@ def weights_are_insecure(path: Path) -> bool:
         raise DataInvalidError(f"{path} cannot be read as weights; copy it again") from error
     if said not in ("true", "false"):
         raise DataInvalidError(
-            f"{path} does not say whether the noise it rests on was secure; take weights over that "
-            "this version wrote"
+            f"{path} does not say whether the noise it rests on was secure; use weights that this "
+            "version wrote"
         )
     return said == "true"
 

@@ -112,7 +112,7 @@ class Donor:
         except (OSError, ValueError, RecursionError) as error:
             raise DataInvalidError(f"{path} cannot be read; copy it again") from error
         if not isinstance(found, dict):
-            raise DataInvalidError(f"{path} is no JSON object; copy it again")
+            raise DataInvalidError(f"{path} is not a JSON object; copy it again")
         return found
 
     def take_over(self, stage: str, folder: Path) -> list[str]:
@@ -161,7 +161,7 @@ class Donor:
         found = manifest.read(home, stage)
         if found is None and manifest.exists(home, stage):
             raise DataInvalidError(
-                f"{home / 'stages' / stage}.json is no manifest of {stage}: one names the files "
+                f"{home / 'stages' / stage}.json is not a manifest of {stage}: one names the files "
                 f"{', '.join(manifest.PRODUCTS[stage])} and no others, each with its SHA-256; do "
                 "not trust this folder, or copy it again"
             )

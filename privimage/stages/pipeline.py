@@ -166,6 +166,7 @@ def follow_pipeline(
     sets = sets or load_image_sets(config, data_root=data_root)
     ledger = introduce(world, sets, None)
     source = random_source(config)
+    # of the leader's Run without what a follower has no part in: progress, donor, releases
     run = Run(
         config=config,
         sets=sets,

@@ -216,8 +216,8 @@ def check_products(donor: Donor, config: RunConfig) -> None:
         left = manifest.results(donor.home(stage), stage)
         if left.keys() != {*expected}:
             raise DataInvalidError(
-                f"{stage} of {donor.home(stage)} left {', '.join(left) or NOTHING}, and leaves "
-                f"{', '.join(expected) or NOTHING} with these settings; copy the folder again"
+                f"{stage} of {donor.home(stage)} left {', '.join(left) or NOTHING}, and these "
+                f"settings give {', '.join(expected) or NOTHING}; copy the folder again"
             )
 
 
@@ -235,8 +235,8 @@ def check_images(donor: Donor, sensitive: ImageSet) -> None:
     if len({*names.values()}) > 1:
         told = ", ".join(f"{where} {_shown(name)}" for where, name in names.items())
         raise RunFolderError(
-            f"{donor.folder} is of other images than this run, or of several, by their data_id: "
-            f"{told}; take over from a run on the same images"
+            f"{donor.folder} rests on other images than this run, or on several sets (data_id: "
+            f"{told}); take over from a run on the same images"
         )
 
 

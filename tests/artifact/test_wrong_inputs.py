@@ -152,7 +152,7 @@ MISTAKES = {
     "no folder of archives": (
         lambda place: None,
         ("fetch", "imagenet32", "--from", "nowhere"),
-        ("--from nowhere is no folder", "the folder that has the archives"),
+        ("--from nowhere is not a folder", "the folder that has the archives"),
     ),
 }
 UNFIT = {

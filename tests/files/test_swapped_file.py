@@ -243,7 +243,7 @@ def test_a_ledger_that_is_gone_while_a_charge_was_under_way_is_not_made_anew(pat
         ("../elsewhere", "remove it"),
         ("other.json", "remove it"),
         (".ledger.json.none", "remove it"),
-        (None, "is no link"),
+        (None, "is not a link"),
     ],
 )
 def test_a_claim_that_no_charge_made_is_a_clear_error(path, target, message):

@@ -168,7 +168,7 @@ def test_a_manifest_names_products_of_its_stage_alone(toy_settings, donated, tmp
     document["outputs"][name] = file_sha256(secret)
     path.write_text(json.dumps(document))
     before = everything_below(tmp_path)
-    with pytest.raises(DataInvalidError, match=f"no manifest of {stage}"):
+    with pytest.raises(DataInvalidError, match=f"not a manifest of {stage}"):
         run_pipeline(
             load_config(toy_settings), tmp_path / "mine", donor=Donor(donated / "run", "pretrained")
         )

@@ -161,7 +161,7 @@ def _safe_parts(info: zipfile.ZipInfo) -> tuple[str, ...]:
     climbs = name.startswith("/") or "\\" in name or ".." in parts or parts[:1] == (name[:1] + ":",)
     if climbs or not parts or len(name) > MAX_NAME_LENGTH:
         raise DataInvalidError(
-            f"the zip file has a member named {name[:80]!r}, which is no relative path; "
+            f"the zip file has a member named {name[:80]!r}, which is not a relative path; "
             "do not trust this file, or pack its folder again"
         )
     if stat.S_ISLNK(info.external_attr >> 16):

@@ -26,7 +26,7 @@ MAX_NAME_LENGTH = 1024  # an array of texts gives each of them the room of the l
 
 
 def find_array_folder(path: Path, split: str, *, source: str) -> Path | None:
-    """The folder that holds the arrays of `split`, None if `path` is no folder of arrays."""
+    """The folder that holds the arrays of `split`, None if `path` is not a folder of arrays."""
     if (path / split / IMAGES).is_file():
         return _inside(path, split)
     is_whole = (path / IMAGES).is_file()
@@ -79,10 +79,12 @@ def _read_class_names(path: Path, source: str) -> np.ndarray:
             f"{source}: {CLASS_NAMES} cannot be read ({error}); give a JSON list of texts"
         ) from error
     if not isinstance(names, list) or len(names) > MAX_CLASSES:
-        raise DataInvalidError(f"{source}: {CLASS_NAMES} is no list of texts; give one per class")
+        raise DataInvalidError(
+            f"{source}: {CLASS_NAMES} is not a list of texts; give one per class"
+        )
     if not all(isinstance(name, str) and len(name) <= MAX_NAME_LENGTH for name in names):
         raise DataInvalidError(
-            f"{source}: {CLASS_NAMES} is no list of texts of at most {MAX_NAME_LENGTH} characters; "
-            "give one per class"
+            f"{source}: {CLASS_NAMES} is not a list of texts of at most {MAX_NAME_LENGTH} "
+            "characters; give one per class"
         )
     return np.array(names, dtype=np.str_)

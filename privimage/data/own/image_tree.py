@@ -92,7 +92,7 @@ def by_declared_class(
         if name in found and _suffix(member) in IMAGE_SUFFIXES:
             found[name].append(member)
         else:
-            left_out.append(f"{member.name} is no image in the folder of a declared class")
+            left_out.append(f"{member.name} is not an image in the folder of a declared class")
     return found, left_out
 
 
@@ -112,12 +112,12 @@ def without_wrapper(listing: Listing) -> Listing:
 
 
 def only_images(listing: Listing) -> Listing:
-    """Leave out files that are no images, by their suffix, and say so."""
+    """Leave out files that are not images, by their suffix, and say so."""
     images = [file for file in listing.files if _suffix(file) in IMAGE_SUFFIXES]
     others = [file for file in listing.files if _suffix(file) not in IMAGE_SUFFIXES]
     if others:
         logger.warning(
-            "%d files are no images and are left out, such as %s", len(others), others[0].name
+            "%d files are not images and are left out, such as %s", len(others), others[0].name
         )
     return Listing(images, listing.folders)
 

@@ -78,7 +78,7 @@ def _read_array(
         return map_array(path, header, start=start)
     if header.num_bytes > left:
         raise DataInvalidError(
-            f"{name} makes more than {MAX_ARRAY_BYTES // 2**30} GiB; save it uncompressed"
+            f"{name} unpacks to more than {MAX_ARRAY_BYTES // 2**30} GiB; save it uncompressed"
         )
     if header.num_bytes > MAX_EXPANSION * info.compress_size:
         raise DataInvalidError(

@@ -102,7 +102,7 @@ def _open_images(path: Path, names: Sequence[str]) -> Iterator[list[Member]]:
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGED as error:
-        raise DataInvalidError(f"{path} is no zip file ({error}); fetch it again") from error
+        raise DataInvalidError(f"{path} is not a zip file ({error}); fetch it again") from error
     with archive:
         there = {info.filename: info for info in archive.infolist()}
         paths = [f"{FOLDER}/{name}" for name in names]

@@ -29,7 +29,8 @@ def read_idx(path: Path, *, num_dimensions: int) -> UInt8[np.ndarray, "..."]:
             header = file.read(4 + 4 * num_dimensions)
             if header[:4] != bytes((0, 0, UNSIGNED_BYTES, num_dimensions)):
                 raise DataInvalidError(
-                    f"{path} is no IDX file of bytes in {num_dimensions} dimensions; fetch it again"
+                    f"{path} is not an IDX file of bytes in {num_dimensions} dimensions; fetch it "
+                    "again"
                 )
             shape = tuple(int(size) for size in np.frombuffer(header, ">u4", offset=4))
             size = prod(shape)

@@ -187,7 +187,7 @@ def _index(path: Path) -> dict[str, tuple[int, int]]:
             return {Path(info.name).name: (info.offset_data, info.size) for info in infos}
     except DAMAGED as error:
         raise DataInvalidError(
-            f"{path} is no readable archive ({error}); fetch it again"
+            f"{path} is not a readable archive ({error}); fetch it again"
         ) from error
 
 

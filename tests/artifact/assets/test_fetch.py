@@ -215,7 +215,7 @@ def test_without_names_everything_that_can_be_downloaded_is(artifact, monkeypatc
     [
         (["cifar11"], "there is no asset 'cifar11'; choose cifar10"),
         (["--verify-only", "cifar11"], "there is no asset 'cifar11'"),
-        (["imagenet32", "--from", "nowhere"], "--from nowhere is no folder"),
+        (["imagenet32", "--from", "nowhere"], "--from nowhere is not a folder"),
         (["celeba32", "--classes", "1", "--from", "."], "--classes goes with imagenet32 or"),
         (["imagenet32", "--classes", "1"], "--classes goes with imagenet32 or"),
     ],

@@ -97,7 +97,7 @@ def test_hidden_files_are_skipped_and_other_files_reported(make_tree, caplog):
     files = {"a/1.png": png(1), "a/.2.png": b"", ".git/3.png": b"", "__MACOSX/a/1.png": b""}
     image_set = read(make_tree({**files, "a/notes.txt": b"", "README.md": b""}))
     assert len(image_set) == 1
-    assert "2 files are no images" in caplog.text
+    assert "2 files are not images" in caplog.text
 
 
 def test_images_below_and_beside_class_folders_are_refused(make_tree):

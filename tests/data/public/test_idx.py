@@ -25,10 +25,10 @@ def test_the_stated_array_is_read_plain_and_gzipped(tmp_path, name):
     [
         (CONTENT[:-1], "does not hold"),
         (CONTENT + b"7", "does not hold"),
-        (CONTENT[:3], "is no IDX file"),
+        (CONTENT[:3], "is not an IDX file"),
         (CONTENT[:10], "cannot be read|does not hold"),
-        (bytes([0, 0, 8, 1]) + CONTENT[4:], "is no IDX file"),
-        (bytes([0, 0, 13, 2]) + CONTENT[4:], "is no IDX file"),
+        (bytes([0, 0, 8, 1]) + CONTENT[4:], "is not an IDX file"),
+        (bytes([0, 0, 13, 2]) + CONTENT[4:], "is not an IDX file"),
         (bytes([0, 0, 8, 2]) + b"\xff" * 8, "does not hold"),  # a claim of 2^64 bytes
     ],
 )
