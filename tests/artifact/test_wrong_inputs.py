@@ -147,11 +147,11 @@ MISTAKES = {
         (*RUN, "--setting", "huge"),
         ("toy has no setting 'huge'", "allowed are smoke"),
     ),
-    "expected value without a source, run": (no_source, RUN, ("source is empty", "say where")),
+    "expected value without a source, run": (no_source, RUN, ("source is ''", "say where")),
     "expected value without a source": (
         no_source,
         ("compare", "toy"),
-        ("repository/expected_results/toy.yaml", "values[0].source is empty", "say where"),
+        ("repository/expected_results/toy.yaml", "values[0].source is ''", "say where"),
     ),
     "record of another version": (
         old_record,
