@@ -67,7 +67,7 @@ def test_what_yaml_writes_otherwise_serves_and_the_rest_is_left_alone():
         ({"kind": ["a"]}, "kind is ['a']; allowed are a, b"),
         ({"word": b"x"}, "word is b'x'; give text, in quotes if need be"),
         ({"word": "X"}, "word is 'X'; give it in small letters"),
-        ({"wrod": 1}, "wrod: unknown; allowed are flag, kind, number, rate, word"),
+        ({"words": 1}, "words: unknown; allowed are flag, kind, number, rate, word"),
         ({None: 1}, "None: unknown; allowed are flag, kind, number, rate, word"),
         ({"flag": True}, "flag is set and kind is not; give both"),
     ],
