@@ -37,6 +37,12 @@ def brief_perceptron():
         yield
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Whatever number a run in the test before has set: rounding depends on it."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def toy_mapping():
     """The whole method on digits and glyphs, a few seconds long; for fixtures of wide scope."""
