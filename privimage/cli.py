@@ -166,13 +166,14 @@ def plan(
     }
     with stopped_with_a_word():
         description = described(None, facts, overrides)
-        shape = (0, 1 if description.color == "grey" else 3, image_size, image_size)
+        size = description.image_size or image_size
+        shape = (0, 1 if description.color == "grey" else 3, size, size)
         nobody = ImageSet(
             torch.empty(shape, dtype=torch.uint8),
             torch.empty(0, dtype=torch.int64),
             description.classes or (ONE_CLASS,),
             source="planned",
-            public_size=public_size,
+            public_size=description.public_size or public_size,
         )
         config, sets = own_images(
             nobody,
@@ -199,7 +200,7 @@ def run_here(
     from privimage.machine.processes import joined
     from privimage.release.export import export_images
     from privimage.stages import known_networks
-    from privimage.stages.pipeline import follow_pipeline, load_image_sets, run_pipeline
+    from privimage.stages.pipeline import follow_pipeline, opened, run_pipeline
     from privimage.terminal.progress import StageProgress
 
     with joined() as world:
@@ -207,16 +208,14 @@ def run_here(
         if world.is_leader and not is_restarted():
             show_plan(config)
             say(f"run folder: {folder}")
-            if sets is None:  # a preset's plan is shown to those without its images, too
-                try:
-                    sets = load_image_sets(config, data_root=data_root)
-                except DataMissingError as error:
-                    if not dry_run:
-                        raise
-                    say(f"no estimate of the time: {error}")
-            if sets is not None:
-                expected = show_estimate(config, sets, num_processes=world.size)
+            if not dry_run:  # what is wrong is said before stages are timed
+                with opened(config, folder, sets=sets, data_root=data_root) as (sets, *_):
+                    is_new = not (folder / "record.json").exists()
+                if is_new and world.size == 1:  # one process says little of how several share
+                    expected = show_estimate(config, sets)
         if dry_run:
+            if world.is_leader:
+                dry_estimate(config, sets, data_root=data_root)
             return
         if not world.is_leader:
             follow_pipeline(config, folder, sets=sets, world=world, data_root=data_root)
@@ -305,21 +304,32 @@ def show_other_epsilons(config: "RunConfig") -> None:
         say(f"  epsilon {epsilon:g}: {noise}")
 
 
-def show_estimate(
-    config: "RunConfig", sets: "ImageSets", *, num_processes: int = 1
-) -> dict[str, float]:
+def dry_estimate(config: "RunConfig", sets: "ImageSets | None", *, data_root: Path | None) -> None:
+    """The same without a run folder; a preset's plan is shown to those without its images, too."""
+    from privimage.stages.pipeline import check_fits, load_image_sets
+
+    try:
+        sets = sets or load_image_sets(config, data_root=data_root)
+    except DataMissingError as error:
+        say(f"no estimate of the time: {error}")
+        return
+    check_fits(config, sets)
+    show_estimate(config, sets)
+
+
+def show_estimate(config: "RunConfig", sets: "ImageSets") -> dict[str, float]:
     """Time and memory of every stage on this machine; the seconds, for the progress to come."""
     from privimage.machine import memory
-    from privimage.stages.estimate import PublicFacts, estimate, total_seconds
+    from privimage.stages.estimate import Numbers, estimate, total_seconds
     from privimage.terminal.progress import duration
 
-    if num_processes > 1:
-        return {}  # one process says little of how several share a machine
     memory.keep_freed_blocks()
-    costs = estimate(config, PublicFacts.of(sets))
+    costs = estimate(config, Numbers.of(sets))
     rule("estimate")
     for stage, cost in costs.items():
         peak = "" if cost.peak_mib is None else f"  {cost.peak_mib / 1024:5.1f} GiB"
+        if cost.peak_gpu_mib is not None:
+            peak += f"  {cost.peak_gpu_mib / 1024:5.1f} GiB of the GPU's"
         say(f"  {stage.replace('_', ' '):<14}{duration(cost.seconds):>9}{peak}")
     whole = f"  {'whole run':<14}{duration(total_seconds(costs)):>9}"
     say(f"{whole}, about: each stage was timed on this machine for a second, on made-up images")

@@ -93,11 +93,13 @@ def toy_mapping():
     }
 
 
-@pytest.fixture(autouse=True)
-def nothing_known_before(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def nothing_known_before():
     """Commands neither time this machine before each toy run nor use what another test trained."""
-    monkeypatch.setattr(known_networks, "default_place", lambda: None)
-    monkeypatch.setattr(cli, "show_estimate", lambda *args, **named: {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known_networks, "default_place", lambda: None)
+        patch.setattr(cli, "show_estimate", lambda *args, **named: {})
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,21 +15,12 @@ from privimage.diffusion.generate import generate_images
 from privimage.errors import ConfigError, DataInvalidError, RunFolderError
 from privimage.settings.config import SamplingConfig
 from privimage.settings.description import Description
+from tests.toy_settings import TOY
 
-QUICK = {
-    "privacy.num_steps": 2,
+QUICK = TOY | {
     "privacy.sampling_rate": 0.1,
-    "query_network.epochs": 1,
-    "query_network.widths": [8],
-    "query_network.blocks": [1],
-    "query_network.batch_size": 512,
-    "network.base_channels": 8,
-    "network.channel_multipliers": [1],
-    "network.attention_resolutions": [],
     "pretrain.num_images": 128,
     "sampling.num_images": 20,
-    "sampling.num_steps": 2,
-    "performance.num_threads": 1,
     "performance.strategy": "loop",
 }
 

@@ -11,6 +11,7 @@ from PIL import Image
 from privimage import cli
 from privimage.stages import pipeline
 from privimage.terminal.plain_text import escaped
+from tests import toy_settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,19 +32,7 @@ def folder(tmp_path):
     return two_classes(tmp_path / "mine")
 
 
-TOY = (
-    "query_network.epochs=1",
-    "query_network.widths=[8]",
-    "query_network.blocks=[1]",
-    "query_network.batch_size=512",
-    "network.base_channels=8",
-    "network.channel_multipliers=[1]",
-    "network.attention_resolutions=[]",
-    "pretrain.num_images=64",
-    "privacy.num_steps=2",
-    "sampling.num_steps=2",
-    "performance.num_threads=1",
-)
+TOY = tuple(f"{name}={value}" for name, value in toy_settings.TOY.items())
 
 
 def run(monkeypatch, *arguments):
@@ -208,6 +197,7 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
 
 def test_other_settings_in_a_folder_that_has_spent_are_refused(done, monkeypatch, capsys):
     monkeypatch.setattr(cli, "launch", None)
+    monkeypatch.setattr(cli, "show_estimate", None)  # it would come after the refusal
     place, _ = done
     more = arguments_for(place / "mine", place / "out", *TOY, "privacy.num_steps=3")
     for gpus in (1, 2):
@@ -215,6 +205,20 @@ def test_other_settings_in_a_folder_that_has_spent_are_refused(done, monkeypatch
         error = capsys.readouterr().err
         assert "already spent privacy budget with other settings of privacy" in error
         assert error.count("\n") == 1
+
+
+def test_a_finished_run_is_not_timed_again(done, monkeypatch):
+    monkeypatch.setattr(cli, "show_estimate", None)
+    assert run(monkeypatch, *arguments_for(done[0] / "mine", done[0] / "out", *TOY)) == 0
+
+
+def test_a_dry_run_names_what_images_and_settings_show_together(
+    monkeypatch, folder, tmp_path, capsys
+):
+    monkeypatch.setattr(cli, "show_estimate", None)
+    wrong = arguments_for(folder, tmp_path / "out", *TOY, "privacy.delta=0.5")
+    assert run(monkeypatch, *wrong, "--dry-run") == 2
+    assert "needs a delta below" in capsys.readouterr().err
 
 
 def test_a_corrupt_image_is_named(monkeypatch, folder, tmp_path, capsys):

@@ -7,7 +7,7 @@ arms share, or take over from each other, counts once.
 from artifact.claims.estimates import SHARED_BY_ALL, TAKEN_OVER
 from artifact.claims.registry import Claim
 from privimage.settings.config import RunConfig
-from privimage.stages.estimate import STARTING_SECONDS, Cost, PublicFacts, estimate
+from privimage.stages.estimate import STARTING_SECONDS, Cost, Numbers, estimate
 from privimage.stages.pipeline import load_image_sets
 
 
@@ -18,7 +18,7 @@ def seconds_here(claim: Claim, setting: str, configs: dict[str, RunConfig]) -> d
     for arm, config in configs.items():
         key = _what_costs(config)
         if key not in known:
-            known[key] = estimate(config, PublicFacts.of(load_image_sets(config)))
+            known[key] = estimate(config, Numbers.of(load_image_sets(config)))
         not_done = {SHARED_BY_ALL} if seconds else set()
         if arm in claim.setting(setting).donors:
             not_done |= set(TAKEN_OVER)

@@ -8,7 +8,7 @@ import ctypes
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -43,6 +43,12 @@ def keep_freed_blocks() -> bool:
     return bool(
         mallopt(M_MMAP_THRESHOLD, LARGEST_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     )
+
+
+def give_back_freed_blocks() -> None:
+    """Return what was freed to the system after all, where there is glibc."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peaks(device: torch.device) -> bool:

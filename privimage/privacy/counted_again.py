@@ -50,7 +50,7 @@ def second_opinions(ledger: PrivacyLedger) -> dict[str, dict[str, Any]]:
                 f"{promised:g} is promised and {ours:.5g} counted here; use and release nothing "
                 "of this run, and report its settings and the versions of both"
             )
-        opinions[name] = {"library": library, "epsilon": epsilon, "ours_at_its_orders": ours}
+        opinions[name] = {"counted_by": library, "epsilon": epsilon, "ours_at_its_orders": ours}
     return opinions
 
 

@@ -1,8 +1,9 @@
 """What a run will cost on this machine, before it begins: time and memory of every stage.
 
 Each stage's own code runs for about a second on made-up images of the right shape, and its pace is
-multiplied by what the settings ask for. Only public facts go in: shapes, classes, the public size.
-An estimate: compiling, other programs and a laptop's heat are not foreseen.
+multiplied by what the settings ask for. Nothing goes in but shapes, classes, the public size, and
+the number of real test images where there are some; the result is for the owner's eyes. An
+estimate: compiling, other programs and a laptop's heat are not foreseen.
 """
 
 import time
@@ -55,18 +56,18 @@ STARTING_SECONDS = 5.0  # imports, opening the folder, the record
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublicFacts:
-    """All that the cost of a run depends on beside its settings."""
+class Numbers:
+    """All that the cost of a run depends on beside its settings; public but for the last."""
 
     num_channels: int
     num_labels: int
     public_size: int  # of the sensitive set
     num_public: int
     num_public_classes: int
-    num_test: int = 0
+    num_test: int = 0  # real images that the results are compared with
 
     @classmethod
-    def of(cls, sets: ImageSets) -> "PublicFacts":
+    def of(cls, sets: ImageSets) -> "Numbers":
         """Those of loaded sets."""
         return cls(
             num_channels=sets.sensitive.num_channels,
@@ -80,10 +81,11 @@ class PublicFacts:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, and the peak of the resident memory in MiB where the kernel tells it."""
+    """Seconds, and the peaks of the resident memory, where the kernel tells it, and of a GPU's."""
 
     seconds: float
     peak_mib: int | None = None
+    peak_gpu_mib: int | None = None
 
 
 class Pace:
@@ -109,7 +111,7 @@ class Pace:
         return median(b - a for a, b in pairwise(ends))
 
 
-def estimate(config: RunConfig, facts: PublicFacts) -> dict[str, Cost]:
+def estimate(config: RunConfig, facts: Numbers) -> dict[str, Cost]:
     """The cost of every stage that takes time, in their order; a rehearsal's is what it allows."""
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     device, strategy = device_of(config), config.selection.strategy
@@ -135,11 +137,13 @@ def estimate(config: RunConfig, facts: PublicFacts) -> dict[str, Cost]:
     costs = {}
     for stage, work in works.items():
         was_reset = memory.reset_peaks(device)
-        seconds = work()
+        with memory.explained(stage):  # the run itself would come to the same end
+            seconds = work()
         if limit is not None and stage in ("query_network", "pretrain", "finetune"):
             seconds = min(seconds, limit)
         peaks = memory.peaks_mib(device, was_reset=was_reset)
-        costs[stage] = Cost(seconds, peaks.get("peak_memory_mib"))
+        costs[stage] = Cost(seconds, peaks.get("peak_memory_mib"), peaks.get("peak_gpu_memory_mib"))
+    memory.give_back_freed_blocks()  # else they would count as those of the run's first stages
     return costs
 
 
@@ -148,7 +152,7 @@ def total_seconds(costs: dict[str, Cost]) -> float:
     return STARTING_SECONDS + sum(cost.seconds for cost in costs.values())
 
 
-def _query_network(network: QueryNetwork, config: RunConfig, facts: PublicFacts) -> float:
+def _query_network(network: QueryNetwork, config: RunConfig, facts: Numbers) -> float:
     """Training on nine tenths of the public images, and the accuracy on the rest."""
     wanted, held_out = config.query_network, facts.num_public // 10
     num_steps = wanted.epochs * max(1, (facts.num_public - held_out) // wanted.batch_size)
@@ -166,7 +170,7 @@ def _query_network(network: QueryNetwork, config: RunConfig, facts: PublicFacts)
     return num_steps * pace.seconds + held_out * _seconds_per_answer(network, config, facts)
 
 
-def _seconds_per_answer(network: QueryNetwork, config: RunConfig, facts: PublicFacts) -> float:
+def _seconds_per_answer(network: QueryNetwork, config: RunConfig, facts: Numbers) -> float:
     """One image through the query network: for the query, and for the Frechet distance."""
     images = _made_up(facts, config, num=500, classes=facts.num_public_classes)
     answer = partial(
@@ -175,7 +179,7 @@ def _seconds_per_answer(network: QueryNetwork, config: RunConfig, facts: PublicF
     return _seconds_of(answer) / len(images)
 
 
-def _pretrain(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> float:
+def _pretrain(denoiser: Denoiser, config: RunConfig, facts: Numbers) -> float:
     pace = Pace()
     pretrain(
         denoiser,
@@ -189,7 +193,7 @@ def _pretrain(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> floa
     return -(-config.pretrain.num_images // config.pretrain.batch_size) * pace.seconds
 
 
-def _finetune(denoiser: Denoiser, config: RunConfig, facts: PublicFacts) -> float:
+def _finetune(denoiser: Denoiser, config: RunConfig, facts: Numbers) -> float:
     """Choosing the engine, then rounds of clipped gradients, and the noise of every step."""
     privacy, wanted = config.privacy, config.performance
     batch_size = max(1, round(privacy.sampling_rate * facts.public_size))
@@ -241,7 +245,7 @@ def _generate(denoiser: Denoiser, config: RunConfig) -> float:
     return wanted.num_images * calls(wanted.num_steps) * a_call
 
 
-def _evaluate(network: QueryNetwork, config: RunConfig, facts: PublicFacts) -> float:
+def _evaluate(network: QueryNetwork, config: RunConfig, facts: Numbers) -> float:
     """Features of all images, and the three classifiers; the real ceiling asks for both again."""
     wanted = config.evaluation
     per_answer = _seconds_per_answer(network, config, facts)
@@ -283,7 +287,7 @@ def _iteration_seconds(kind: ClassifierKind, images: ImageSet) -> float:
     return (times[1] - times[0]) / 5
 
 
-def _made_up(facts: PublicFacts, config: RunConfig, *, num: int, classes: int = 0) -> ImageSet:
+def _made_up(facts: Numbers, config: RunConfig, *, num: int, classes: int = 0) -> ImageSet:
     return made_up_images(
         num,
         num_channels=facts.num_channels,

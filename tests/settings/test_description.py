@@ -18,21 +18,9 @@ from privimage.release.image_files import load_images
 from privimage.settings.config import load_config
 from privimage.settings.description import assumed_facts, described
 from privimage.stages.pipeline import load_image_sets, run_pipeline
+from tests.toy_settings import TOY
 
 DECLARED = {"public_size": 20, "classes": ["cats", "dogs"], "image_size": 8, "color": "grey"}
-TOY = {
-    "query_network.epochs": 1,
-    "query_network.widths": [8],
-    "query_network.blocks": [1],
-    "query_network.batch_size": 512,
-    "network.base_channels": 8,
-    "network.channel_multipliers": [1],
-    "network.attention_resolutions": [],
-    "pretrain.num_images": 64,
-    "privacy.num_steps": 2,
-    "sampling.num_steps": 2,
-    "performance.num_threads": 1,
-}
 
 
 def save_image(path, *, size=(8, 8), mode="L"):

@@ -8,11 +8,11 @@ import pytest
 from privimage import cli
 from privimage.settings.config import load_config
 from privimage.stages import estimate as module
-from privimage.stages.estimate import Pace, PublicFacts, estimate
+from privimage.stages.estimate import Numbers, Pace, estimate
 from privimage.stages.pipeline import load_image_sets, run_pipeline
 
 SHOW_ESTIMATE = cli.show_estimate  # the real one, which other tests of the commands leave out
-FACTS = PublicFacts(
+FACTS = Numbers(
     num_channels=1, num_labels=10, public_size=1000, num_public=500, num_public_classes=20
 )
 # long enough to be timed, in every stage that trains or draws
@@ -53,7 +53,7 @@ def short(monkeypatch):
 def test_a_run_costs_about_what_was_expected(tmp_path):
     config = load_config(SETTINGS)
     sets = load_image_sets(config)
-    expected = estimate(config, PublicFacts.of(sets))
+    expected = estimate(config, Numbers.of(sets))
     assert list(expected) == ["query_network", "query", "pretrain", "finetune", "generate"]
     took = run_pipeline(config, tmp_path, sets=sets)["timings_seconds"]
     for stage in ("pretrain", "finetune"):  # the machine may be busy now and not then
