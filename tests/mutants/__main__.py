@@ -97,12 +97,12 @@ def parsed() -> argparse.Namespace:
 def chosen(names: Sequence[str], part: str | None) -> tuple[Mutant, ...]:
     """The mutants asked for, after the intact code; a part is tried without it."""
     known = read_catalogue()
-    if part is not None:
-        return part_of(known, *part_numbers(part))
     by_name = {mutant.id: mutant for mutant in known}
     if unknown := [name for name in names if name not in by_name]:
         raise UserError(f"no mutant is called {', '.join(unknown)}; there are {', '.join(by_name)}")
     mutants = tuple(by_name[name] for name in names) or known
+    if part is not None:
+        return part_of(mutants, *part_numbers(part))
     tests = tuple(dict.fromkeys(path for mutant in mutants for path in mutant.tests))
     return (Mutant(INTACT, "", released=False, tests=tests, edits=()), *mutants)
 

@@ -82,6 +82,7 @@ def test_the_intact_code_goes_first_and_a_part_is_tried_without_it():
     assert [m.id for m in chosen(["shuffled-batches"], None)] == [INTACT, "shuffled-batches"]
     assert len(chosen([], None)) == len(CATALOGUE) + 1
     assert INTACT not in {m.id for m in chosen([], "1/2")}
+    assert [m.id for m in chosen(["shuffled-batches"], "1/1")] == ["shuffled-batches"]
     with pytest.raises(UserError, match="no mutant is called nobody"):
         chosen(["nobody"], None)
 
