@@ -310,10 +310,11 @@ def dry_estimate(config: "RunConfig", sets: "ImageSets | None", *, data_root: Pa
 
     try:
         sets = sets or load_image_sets(config, data_root=data_root)
+        check_fits(config, sets)
+        _ = sets.public  # read where it is first asked for
     except DataMissingError as error:
         say(f"no estimate of the time: {error}")
         return
-    check_fits(config, sets)
     show_estimate(config, sets)
 
 

@@ -132,6 +132,7 @@ class UtilityCnn(nn.Module):
             nn.Flatten(),
         )
         self.head = nn.Linear(2 * width, num_classes, bias=False)
+        self.to(memory_format=torch.channels_last)
 
     def forward(
         self, x: Float[Tensor, "batch channel height width"]

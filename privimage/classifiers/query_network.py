@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from privimage.classifiers.synced_norm import synced
 from privimage.data.image_set import to_model_range
 from privimage.errors import ConfigError
+from privimage.machine.hardware import autocast, resolved_precision
 from privimage.run_folder.runlog import RunLog
 from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
 from privimage.settings.config import QueryNetworkConfig, TrainingConfig
@@ -54,6 +55,7 @@ class QueryNetwork(nn.Module):
         self.body = nn.Sequential(*layers)
         self.feature_size = in_channels
         self.head = nn.Linear(in_channels, num_classes)
+        self.to(memory_format=torch.channels_last)  # convolutions are a third faster
 
     def features(
         self, x: Float[Tensor, "batch channel height width"]
@@ -99,6 +101,7 @@ def train_query_network(
     """
     checkpoint, world = context.checkpoint, context.world
     log = RunLog(context.stats, stage="query_network")
+    precision = resolved_precision(context.precision, device)
     synced(network.to(device), world).train()
     world.barrier()
     world.broadcast_(list(network.state_dict().values()))
@@ -130,7 +133,9 @@ def train_query_network(
         batch = flip_randomly(batch, generator=generator) if config.horizontal_flip else batch
         mine = world.rows(len(batch))
         part, of_part = batch[mine].to(device), labels[indices[mine]].to(device)
-        loss = _loss(network, part, of_part) * (len(part) / len(batch))
+        with autocast(device, precision):
+            logits = network(to_model_range(part))
+        loss = F.cross_entropy(logits.float(), of_part) * (len(part) / len(batch))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         loss = loss.detach()
@@ -199,14 +204,6 @@ def shift_randomly(
     example = torch.arange(batch)[:, None, None, None]
     channel = torch.arange(num_channels)[None, :, None, None]
     return padded[example, channel, rows, columns]
-
-
-def _loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy; on a GPU the network runs in bfloat16."""
-    on_gpu = images.device.type == "cuda"
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=on_gpu):
-        logits = network(to_model_range(images))
-    return F.cross_entropy(logits.float(), labels)
 
 
 class _Residual(nn.Module):

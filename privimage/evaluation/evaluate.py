@@ -47,6 +47,7 @@ def evaluate(
     with_classifiers: bool,
     seed: int,
     device: torch.device,
+    precision: str = "float32",
     inception_weights: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     new_checkpoint: Callable[[str], Checkpoint] = lambda part: NOT_KEPT,
@@ -55,9 +56,10 @@ def evaluate(
     """Metrics by name; `synthetic` is needed on the leader of `world` alone, and may be mapped.
 
     With `real_train` the same numbers for real images stand beside them ("real_...").
-    `new_checkpoint` gives the place of a part's state, "metrics" or a classifier's name. The
-    processes share features and the CNN; the result is the leader's. Classifiers get at most
-    `MOST_FOR_CLASSIFIERS` images, so memory does not grow with the number of images.
+    The CNN runs in `precision`, features always in float32. `new_checkpoint` gives the place of a
+    part's state, "metrics" or a classifier's name. The processes share features and the CNN; the
+    result is the leader's. Classifiers get at most `MOST_FOR_CLASSIFIERS` images, so memory does
+    not grow with the number of images.
     """
     extractors = _extractors(network, inception_weights, device=device)
     candidates = {"": _of_leader(synthetic, config, like=real_test, seed=seed, world=world)}
@@ -93,7 +95,7 @@ def evaluate(
         for kind in CLASSIFIER_KINDS if world.is_leader else ("cnn",):
             # weights that come from private images stay in memory
             keeps = NOT_KEPT if prefix else new_checkpoint(kind)
-            context = TrainingContext(checkpoint=keeps, world=world)
+            context = TrainingContext(checkpoint=keeps, world=world, precision=precision)
             of_it = partial(accuracy, kind, images, labels, context=context)
             measured(f"{prefix}{kind}_accuracy", of_it)
     metrics["frechet_reference_num_images"] = len(real_test)

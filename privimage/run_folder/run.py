@@ -113,6 +113,7 @@ class Run:
             progress=self.progress,
             should_stop=after(self.config.stage_seconds),
             world=self.world,
+            precision=self.config.performance.precision,
         )
 
     def load_weights(self, path: Path, model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from privimage.run_folder.runlog import Progress, Stop, never, silent
 class TrainingContext:
     """Where state and log are kept, who watches, and which processes share the work.
 
+    `precision` is that of a classifier: float32, bfloat16, or auto, as `performance.precision` is.
     An interrupted training continues from its checkpoint. `should_stop` may end it after any step.
     Every process of `world` calls a training alike; the rest is the leader's.
     """
@@ -21,6 +22,7 @@ class TrainingContext:
     progress: Progress = silent
     should_stop: Stop = never
     world: World = ALONE
+    precision: str = "float32"
 
 
 BY_ITSELF = TrainingContext()

@@ -149,7 +149,7 @@ class SamplingConfig:
     """How many images are drawn from the finished model, and how (docs/method.md, 7)."""
 
     num_images: Count
-    sampler: Literal["ddim", "heun"] = "ddim"
+    sampler: Literal["ddim", "heun", "dpm_solver"] = "ddim"
     num_steps: Count = 50
     batch_size: Count = 500
 

@@ -91,9 +91,13 @@ class Cost:
 class Pace:
     """Watches a training's steps and ends it when their pace is known."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self._ends: list[float] = []
-        self.context = TrainingContext(progress=self.step, should_stop=self.is_known)
+        self.context = TrainingContext(
+            progress=self.step,
+            should_stop=self.is_known,
+            precision=config.performance.precision,
+        )
 
     def step(self, *_: Any) -> None:
         if torch.cuda.is_available():
@@ -157,7 +161,7 @@ def _query_network(network: QueryNetwork, config: RunConfig, facts: Numbers) -> 
     wanted, held_out = config.query_network, facts.num_public // 10
     num_steps = wanted.epochs * max(1, (facts.num_public - held_out) // wanted.batch_size)
     images = _made_up(facts, config, num=4 * wanted.batch_size, classes=facts.num_public_classes)
-    pace = Pace()
+    pace = Pace(config)
     train_query_network(
         network,
         images.images,
@@ -180,7 +184,7 @@ def _seconds_per_answer(network: QueryNetwork, config: RunConfig, facts: Numbers
 
 
 def _pretrain(denoiser: Denoiser, config: RunConfig, facts: Numbers) -> float:
-    pace = Pace()
+    pace = Pace(config)
     pretrain(
         denoiser,
         _made_up(facts, config, num=4 * config.pretrain.batch_size),
@@ -258,7 +262,7 @@ def _evaluate(network: QueryNetwork, config: RunConfig, facts: Numbers) -> float
             continue
         num_images = min(num_images, MOST_FOR_CLASSIFIERS)
         few = _made_up(facts, config, num=min(num_images, 2000))
-        pace = Pace()
+        pace = Pace(config)
         train_cnn(
             few.images,
             few.labels,

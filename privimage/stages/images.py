@@ -91,6 +91,7 @@ def evaluate_images(run: Run) -> list[str]:
             with_classifiers=run.config.data.conditional,
             seed=run.config.seed,
             device=run.device,
+            precision=run.config.performance.precision,
             inception_weights=run.inception_weights,
             on_progress=partial(run.progress, "evaluate"),
             new_checkpoint=partial(run.checkpoint, of="evaluate"),

@@ -11,7 +11,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from privimage.diffusion.sampler import SAMPLERS, ddim_sample, heun_sample, karras_grid
+from privimage.diffusion.sampler import (
+    SAMPLERS,
+    ddim_sample,
+    dpm_solver_sample,
+    heun_sample,
+    karras_grid,
+)
 from privimage.errors import ConfigError
 
 MEAN, DEVIATION = 0.3, 0.5
@@ -68,9 +74,10 @@ def test_a_grid_of_other_bounds_has_those_bounds():
     assert karras_grid(1).tolist() == pytest.approx([80])
 
 
-def test_ddim_calls_the_denoiser_once_a_grid_point_and_last_at_002():
+@pytest.mark.parametrize("sample", [ddim_sample, dpm_solver_sample])
+def test_the_denoiser_is_called_once_a_grid_point_and_last_at_002(sample):
     denoise = GaussianDenoiser()
-    ddim_sample(denoise, latents(), None, num_steps=50)
+    sample(denoise, latents(), None, num_steps=50)
     assert len(denoise.levels) == 50
     assert denoise.levels == pytest.approx(karras_grid(50).tolist())
     assert denoise.levels[0] == pytest.approx(80)
@@ -109,6 +116,23 @@ def test_heun_approaches_the_exact_solution_at_second_order():
     assert errors[-1] < 1e-3
     for coarse, fine in pairwise(errors):
         assert coarse / fine == pytest.approx(4, rel=0.15)
+
+
+def test_dpm_solver_approaches_the_exact_solution_at_second_order():
+    errors = [error(dpm_solver_sample, n, 0.002) for n in (100, 200, 400)]
+    assert errors[-1] < 1e-3
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine == pytest.approx(4, rel=0.15)
+
+
+def test_dpm_solver_is_exact_where_the_denoised_image_does_not_change():
+    sampled = dpm_solver_sample(lambda x, sigma, labels: x * 0 + MEAN, latents(), None, num_steps=7)
+    torch.testing.assert_close(sampled, latents() * 0 + MEAN, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("steps", "ddim_steps"), [(5, 18), (20, 50)])
+def test_few_steps_of_dpm_solver_are_as_near_as_many_of_ddim(steps, ddim_steps):
+    assert error(dpm_solver_sample, steps, 0.002) < error(ddim_sample, ddim_steps, 0.002)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

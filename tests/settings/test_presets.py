@@ -130,6 +130,16 @@ def test_the_command_line_shows_settings_and_budget_of_a_preset_without_any_data
     assert not out.exists()
 
 
+def test_a_plan_is_shown_where_the_public_set_alone_is_missing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PRIVIMAGE_DATA", str(tmp_path))
+    given = ("sensitive=digits", "evaluate_on=digits", "image_size=8", "color=grey")
+    changes = [part for item in given for part in ("--set", f"data.{item}")]
+    arguments = ("--preset", "cifar10_eps10", "--out", tmp_path / "out", "--dry-run", *changes)
+    arguments += ("--set", "data.public_size=1437")
+    assert synthesize(monkeypatch, *arguments) == 0
+    assert "no estimate of the time: imagenet32 (train) was not found" in capsys.readouterr().out
+
+
 def test_a_changed_preset_loses_its_name(monkeypatch, tmp_path, capsys):
     arguments = ("--preset", "cifar10_eps10", "--out", tmp_path / "out", "--dry-run")
     assert synthesize(monkeypatch, *arguments, "--set", "privacy.epsilon=5") == 0

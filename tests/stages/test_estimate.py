@@ -94,7 +94,7 @@ def test_an_evaluation_and_a_rehearsal_are_counted():
 def test_the_first_step_warms_up_and_does_not_count(monkeypatch):
     now = iter([0.0, 100.0, 100.1, 100.2, 100.3])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    pace = Pace()
+    pace = Pace(load_config(SETTINGS))
     for _ in range(3):
         pace.step()
         assert not pace.is_known()
