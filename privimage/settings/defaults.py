@@ -62,7 +62,11 @@ def default_settings(
             "ema_rate": 0.9,  # there are few steps, and each is noisy
             "start_from": "ema",
         },
-        "sampling": {"num_images": max(num_labels, min(public_size, 50_000))},
+        "sampling": {
+            "num_images": max(num_labels, min(public_size, 50_000)),
+            "sampler": "dpm_solver",  # as good in 12 calls as DDIM in 50 (docs/speed.md)
+            "num_steps": 12,
+        },
         "evaluation": {"horizontal_flip": False},
     }
 
