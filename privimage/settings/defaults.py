@@ -19,14 +19,16 @@ def default_settings(
     """A mapping for `load_config`, but for its section `data`; every value may be overridden."""
     classes_per_label = default_classes_per_label(num_labels, num_public_classes)
     sampling_rate, num_steps = default_sampling(public_size)
+    delta = default_delta(public_size)
     large = image_size >= 28
     return {
         "name": "synthesize",
         "privacy": {
             "epsilon": epsilon,
-            "delta": default_delta(public_size),
-            "query_noise_multiplier": default_query_multiplier(
-                public_size, num_labels, classes_per_label
+            "delta": delta,
+            "query_noise_multiplier": max(
+                default_query_multiplier(public_size, num_labels, classes_per_label),
+                least_query_multiplier(epsilon, delta),
             ),
             "sampling_rate": sampling_rate,
             "num_steps": num_steps,
@@ -86,6 +88,17 @@ def default_query_multiplier(public_size: int, num_labels: int, classes_per_labe
     """Noise of about 5 % of the images of a label in every cell; never under 4, never over 50."""
     per_label = public_size / num_labels
     return round(min(50.0, max(4.0, 0.05 * per_label / classes_per_label**0.5)), 2)
+
+
+def least_query_multiplier(epsilon: float, delta: float) -> float:
+    """With it the query alone takes at most a third of epsilon, so that DP-SGD has the rest.
+
+    From Gaussian RDP, epsilon = 1/(2 s^2) + sqrt(2 log(1/delta))/s (Mironov 2017, Proposition 3 and
+    Table II), solved for the multiplier s.
+    """
+    share, tail = epsilon / 3, math.sqrt(2 * math.log(1 / delta))
+    least = (tail + math.sqrt(tail**2 + 2 * share)) / (2 * share)
+    return math.ceil(100 * least) / 100
 
 
 def default_sampling(public_size: int) -> tuple[float, int]:

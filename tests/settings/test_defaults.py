@@ -1,11 +1,14 @@
 import pytest
 
+from privimage.privacy.accounting import gaussian_epsilon
+from privimage.run_folder.budget import privacy_plan
 from privimage.settings.config import load_config
 from privimage.settings.defaults import (
     default_classes_per_label,
     default_delta,
     default_sampling,
     default_settings,
+    least_query_multiplier,
 )
 
 
@@ -45,3 +48,23 @@ def test_a_step_never_expects_more_than_about_4096_images():
         rate, num_steps = default_sampling(public_size)
         assert rate * public_size <= 4097
         assert rate * num_steps >= 12 * 0.99
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("public_size", [100, 1437, 50_000])
+def test_the_query_leaves_the_most_of_every_budget_to_dp_sgd(epsilon, public_size):
+    values = default_settings(
+        image_size=8, num_labels=10, num_public_classes=83, public_size=public_size, epsilon=epsilon
+    )
+    data = {"sensitive": "digits", "public": "glyphs", "image_size": 8, "color": "grey"}
+    config = load_config({**values, "data": data | {"public_size": public_size}})
+    query, dp_sgd = privacy_plan(config).mechanisms.values()
+    alone = gaussian_epsilon(query.noise_multiplier, delta=config.privacy.delta)
+    assert alone <= epsilon / 3
+    assert dp_sgd.noise_multiplier < 100
+
+
+def test_a_query_has_no_more_noise_for_its_budget_than_it_needs():
+    multiplier = least_query_multiplier(1.0, 1e-5)
+    exact = gaussian_epsilon(multiplier, delta=1e-5)  # below RDP's, which the rule is made of
+    assert 0.6 / 3 < exact < 1 / 3
