@@ -60,7 +60,7 @@ def main() -> None:
         for epsilon in EPSILONS:
             for split in SPLITS:
                 counts = affordable(split, paces[split.copies], options.seconds, sets)
-                config, _ = base(options, counts | {"privacy.epsilon": epsilon, "seed": seed})
+                config, _ = base(options, counts | {"seed": seed}, epsilon=epsilon)
                 name = f"{options.set}/eps{epsilon:g}_share{split.share}_k{split.copies}_{seed}"
                 folder = options.out / name
                 if not (folder / "record.json").exists():
@@ -76,13 +76,15 @@ def main() -> None:
     show(found, options)
 
 
-def base(options: argparse.Namespace, overrides: dict[str, Any]) -> tuple[RunConfig, ImageSets]:
+def base(
+    options: argparse.Namespace, overrides: dict[str, Any], *, epsilon: float = 10.0
+) -> tuple[RunConfig, ImageSets]:
     """What own images would get, but for the counts."""
     small = {"sampling.num_images": options.samples, "evaluation.cnn_width": 16}
     small |= {"evaluation.cnn_epochs": 15, "evaluation.cnn_batch_size": 64}
     description = described(None, FACTS[options.set], {})
     return own_images(
-        options.set, PUBLIC[options.set], epsilon=10.0, description=description,
+        options.set, PUBLIC[options.set], epsilon=epsilon, description=description,
         overrides=small | overrides, evaluate_on=options.set,
     )  # fmt: skip
 
