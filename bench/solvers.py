@@ -12,7 +12,7 @@ import argparse
 import statistics
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from harness import publish
@@ -34,7 +34,7 @@ from privimage.stages.semantic import trained_query_network
 class Solver(NamedTuple):
     """A sampler with its steps, and the calls of the network for an image."""
 
-    name: str
+    name: Literal["ddim", "heun", "dpm_solver"]
     steps: int
 
     @property

@@ -32,7 +32,9 @@ from privimage.settings.config import RunConfig, load_config
 from privimage.settings.defaults import default_settings
 from privimage.settings.description import Description, described
 from privimage.stages import known_networks
-from privimage.stages.pipeline import load_image_sets, may_cache, run_pipeline
+from privimage.stages.estimate import Numbers
+from privimage.stages.pipeline import check_fits, load_image_sets, may_cache, run_pipeline
+from privimage.stages.time_budget import chosen_before, fitted
 
 IN_MEMORY = "memory"  # the name of images that come from no file
 Sensitive = dict[str, np.ndarray] | ImageSet | str  # arrays by name, a set, or a source
@@ -91,6 +93,7 @@ def synthesize(
     image_size: int | None = None,
     color: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    hours: float | None = None,
     seed: int = 0,
     data_root: Path | None = None,
     progress: Progress = silent,
@@ -100,7 +103,8 @@ def synthesize(
     `images` are uint8, (number, height, width) or with channels last or first; or an `ImageSet`
     with labels, names and public size; or a source such as `folder:/data/mine`. `public` is a
     labelled set or the name of one, such as `glyphs`. The run lives in `folder`: the same call
-    continues a run that stopped, at no new cost. `settings` are overrides with dotted names, as
+    continues a run that stopped, at no new cost. `hours` is how long the run may take: networks and
+    numbers are chosen for this machine. `settings` are overrides with dotted names, as
     {"privacy.num_steps": 100}. Raises a UserError, before any work, for what can be put right.
 
     Guarantee:
@@ -121,7 +125,8 @@ def synthesize(
         public,
         epsilon=epsilon,
         description=described(None, facts, overrides),
-        overrides=overrides,
+        overrides=(chosen_before(Path(folder), hours=hours) or {}) | overrides,
+        hours=hours,
         data_root=data_root,
     )
     run_pipeline(
@@ -143,9 +148,15 @@ def own_images(
     description: Description,
     overrides: dict[str, Any],
     evaluate_on: str | None = None,
+    hours: float | None = None,
+    only_if_longer: bool = False,
     data_root: Path | None = None,
 ) -> tuple[RunConfig, ImageSets]:
-    """Defaults for these images with what the user set on top, and the sets, each read once."""
+    """Defaults for these images with what the user set on top, and the sets, each read once.
+
+    With `hours` the numbers are chosen for that time, unless a run's earlier choice is among the
+    overrides.
+    """
     preparation = _preparation(sensitive, description, data_root=data_root)
     load_source = partial(load_image_set, preparation=preparation, data_root=data_root)
     mine = _private_set(sensitive, preparation, description.classes, load_source)
@@ -175,7 +186,8 @@ def own_images(
         "assumed": description.missing,
     }
     settled = {f"data.{fact}" for fact in facts}
-    config = load_config(values, {k: v for k, v in overrides.items() if k not in settled})
+    overrides = {k: v for k, v in overrides.items() if k not in settled}
+    config = load_config(values, overrides)
     sets = load_image_sets(
         config,
         data_root=data_root,
@@ -183,6 +195,11 @@ def own_images(
         sensitive=mine if config.data.sensitive == values["data"]["sensitive"] else None,
         public=theirs if config.data.public == values["data"]["public"] else None,
     )
+    if hours is not None and "hours" not in overrides:  # else an earlier call has chosen
+        check_fits(config, sets)  # before anything is timed
+        config = fitted(
+            values, overrides, Numbers.of(sets), hours=hours, only_if_longer=only_if_longer
+        )
     return config, sets
 
 

@@ -80,6 +80,14 @@ def synthesize(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="override, e.g. --set privacy.num_steps=100")
     ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="how long the run may take: network and numbers are chosen for this machine. "
+            "Default: as long as it takes with a GPU, at most an hour without one",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of the public stages")] = 0,
     data_root: Annotated[Path | None, typer.Option(help="where named image sets lie")] = None,
     dry_run: Annotated[bool, typer.Option(help="show settings and budget, do nothing")] = False,
@@ -108,13 +116,14 @@ def synthesize(
         "image_size": image_size,
         "color": color,
     }
-    check_options(preset, options | facts | {"describe": describe})
+    check_options(preset, options | facts | {"describe": describe, "hours": hours})
 
     from privimage.api import own_images
     from privimage.settings.config import load_config
     from privimage.settings.description import described
     from privimage.settings.presets import preset_settings
     from privimage.stages.pipeline import opened
+    from privimage.stages.time_budget import chosen_before
 
     with stopped_with_a_word():
         sets = None
@@ -122,8 +131,14 @@ def synthesize(
             config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
         else:
             description = described(describe, facts, overrides)
+            before = chosen_before(folder, hours=hours)
             config, sets = own_images(
-                **options, description=description, overrides=overrides, data_root=data_root
+                **options,
+                description=description,
+                overrides=(before or {}) | overrides,
+                hours=time_given(hours, num_processes=gpus) if before is None else None,
+                only_if_longer=hours is None,
+                data_root=data_root,
             )
         if gpus > 1 and not dry_run and not is_launched():
             with opened(config, folder, sets=sets, data_root=data_root):
@@ -143,6 +158,9 @@ def plan(
     classes: Annotated[str, typer.Option(help="names or number of the classes; 0 for none")] = "0",
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="override, e.g. --set privacy.num_steps=100")
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0.01, help="as `privimage synthesize` takes it")
     ] = None,
     data_root: Annotated[Path | None, typer.Option(help="where named image sets lie")] = None,
 ) -> None:
@@ -181,6 +199,8 @@ def plan(
             epsilon=epsilon,
             description=description,
             overrides=overrides,
+            hours=time_given(hours),
+            only_if_longer=hours is None,
             data_root=data_root,
         )
         show_plan(config)
@@ -232,6 +252,31 @@ def run_here(
             )
     export_images(folder / "images.npz", folder / "images")
     show_result(record, folder)
+
+
+def time_given(hours: float | None, *, num_processes: int = 1) -> float | None:
+    """The time to choose numbers for, said in one line; None where they stay as they are."""
+    import torch
+
+    from privimage.stages.time_budget import LONG_HOURS
+
+    if num_processes > 1 or is_launched():
+        if hours is not None:
+            raise ConfigError(
+                "--hours measures one process and cannot tell how long several take; leave it out, "
+                "or take numbers from `privimage plan --hours` and give them with --set"
+            )
+        return None
+    if hours is not None:
+        say(f"network and numbers are chosen to take about {hours:g} hours on this machine")
+        return hours
+    if torch.cuda.is_available():
+        return None
+    say(
+        f"there is no GPU: where the run would take longer than {LONG_HOURS:g} hour, network and "
+        "numbers are chosen to take that; --hours gives another time"
+    )
+    return LONG_HOURS
 
 
 def check_options(preset: str | None, options: dict[str, Any]) -> None:

@@ -99,6 +99,7 @@ def nothing_known_before():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(known_networks, "default_place", lambda: None)
         patch.setattr(cli, "show_estimate", lambda *args, **named: {})
+        patch.setattr(cli, "time_given", lambda hours, **named: hours)
         yield
 
 

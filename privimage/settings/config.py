@@ -205,6 +205,7 @@ class RunConfig:
     performance: PerformanceConfig = PerformanceConfig()
     seed: Natural = 0
     stage_seconds: Positive | None = None  # a rehearsal: every training stops after this time
+    hours: Positive | None = None  # that the numbers were chosen to fill
 
     def problems(self) -> Iterator[str]:
         factor = 2 ** (len(self.network.channel_multipliers) - 1)

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -115,14 +115,19 @@ class Pace:
         return median(b - a for a, b in pairwise(ends))
 
 
-def estimate(config: RunConfig, facts: Numbers) -> dict[str, Cost]:
-    """The cost of every stage that takes time, in their order; a rehearsal's is what it allows."""
+@lru_cache(maxsize=4)
+def estimate(
+    config: RunConfig, facts: Numbers, *, only: tuple[str, ...] | None = None
+) -> dict[str, Cost]:
+    """The cost of every stage that takes time, in their order, or of the named ones; a rehearsal's
+    is what it allows. The same question is not timed again.
+    """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     device, strategy = device_of(config), config.selection.strategy
     network = new_query_network(
         config.query_network, facts.num_public_classes, num_channels=facts.num_channels
     ).to(device)
-    denoiser = new_denoiser(config, _made_up(facts, config, num=facts.num_labels)).to(device)
+    denoiser = new_denoiser(config, made_up(facts, config, num=facts.num_labels)).to(device)
     works: dict[str, Callable[[], float]] = {
         "query_network": lambda: _query_network(network, config, facts),
         "query": lambda: facts.public_size * _seconds_per_answer(network, config, facts),
@@ -140,6 +145,8 @@ def estimate(config: RunConfig, facts: Numbers) -> dict[str, Cost]:
     limit = config.stage_seconds
     costs = {}
     for stage, work in works.items():
+        if only is not None and stage not in only:
+            continue
         was_reset = memory.reset_peaks(device)
         with memory.explained(stage):  # the run itself would come to the same end
             seconds = work()
@@ -160,7 +167,7 @@ def _query_network(network: QueryNetwork, config: RunConfig, facts: Numbers) -> 
     """Training on nine tenths of the public images, and the accuracy on the rest."""
     wanted, held_out = config.query_network, facts.num_public // 10
     num_steps = wanted.epochs * max(1, (facts.num_public - held_out) // wanted.batch_size)
-    images = _made_up(facts, config, num=4 * wanted.batch_size, classes=facts.num_public_classes)
+    images = made_up(facts, config, num=4 * wanted.batch_size, classes=facts.num_public_classes)
     pace = Pace(config)
     train_query_network(
         network,
@@ -176,7 +183,7 @@ def _query_network(network: QueryNetwork, config: RunConfig, facts: Numbers) -> 
 
 def _seconds_per_answer(network: QueryNetwork, config: RunConfig, facts: Numbers) -> float:
     """One image through the query network: for the query, and for the Frechet distance."""
-    images = _made_up(facts, config, num=500, classes=facts.num_public_classes)
+    images = made_up(facts, config, num=500, classes=facts.num_public_classes)
     answer = partial(
         accuracy, network, images.images, images.labels, batch_size=500, device=device_of(config)
     )
@@ -187,7 +194,7 @@ def _pretrain(denoiser: Denoiser, config: RunConfig, facts: Numbers) -> float:
     pace = Pace(config)
     pretrain(
         denoiser,
-        _made_up(facts, config, num=4 * config.pretrain.batch_size),
+        made_up(facts, config, num=4 * config.pretrain.batch_size),
         replace(config.pretrain, num_images=10_000 * config.pretrain.batch_size),
         conditional=config.data.conditional,
         seed=0,
@@ -261,7 +268,7 @@ def _evaluate(network: QueryNetwork, config: RunConfig, facts: Numbers) -> float
         if not config.data.conditional:
             continue
         num_images = min(num_images, MOST_FOR_CLASSIFIERS)
-        few = _made_up(facts, config, num=min(num_images, 2000))
+        few = made_up(facts, config, num=min(num_images, 2000))
         pace = Pace(config)
         train_cnn(
             few.images,
@@ -291,7 +298,8 @@ def _iteration_seconds(kind: ClassifierKind, images: ImageSet) -> float:
     return (times[1] - times[0]) / 5
 
 
-def _made_up(facts: Numbers, config: RunConfig, *, num: int, classes: int = 0) -> ImageSet:
+def made_up(facts: Numbers, config: RunConfig, *, num: int, classes: int = 0) -> ImageSet:
+    """Random images of the run's shape, of its labels or of so many classes."""
     return made_up_images(
         num,
         num_channels=facts.num_channels,

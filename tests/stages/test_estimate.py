@@ -47,6 +47,9 @@ SETTINGS = {
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr(module, "SECONDS", 0.1)
+    estimate.cache_clear()
+    yield
+    estimate.cache_clear()
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""Settings that end in a given time on this machine: networks are tried, paces measured on made-up
+images, and the numbers chosen by `privimage.settings.compute_rule`.
+
+What is chosen is kept with the run's settings: the same command continues the run with the same
+numbers, whatever the machine is doing then.
+"""
+
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from privimage.diffusion.build import num_parameters
+from privimage.errors import UserError
+from privimage.settings.compute_rule import IMAGES_PER_PARAMETER, NETWORKS, Paces, allotted
+from privimage.settings.config import RunConfig, load_config
+from privimage.stages.estimate import (
+    STARTING_SECONDS,
+    Numbers,
+    estimate,
+    made_up,
+    total_seconds,
+)
+
+LONG_HOURS = 1.0  # without a GPU, and nothing said: as long as people wait for a first result
+CHOSEN = (
+    *(f"network.{name}" for name in NETWORKS[0]),
+    "finetune.noise_multiplicity",
+    "query_network.epochs",
+    "pretrain.num_images",
+    "privacy.num_steps",
+    "privacy.sampling_rate",
+    "sampling.num_images",
+)
+
+
+def fitted(
+    values: dict[str, Any],
+    overrides: dict[str, Any],
+    facts: Numbers,
+    *,
+    hours: float,
+    only_if_longer: bool = False,
+) -> RunConfig:
+    """The settings `values` with numbers that fill `hours`; what `overrides` sets by hand stays.
+
+    With `only_if_longer` nothing is changed where `values` end in that time. ConfigError if the
+    time is too short.
+    """
+    seconds, plain = 3600 * hours, load_config(values, overrides)
+    if only_if_longer and total_seconds(estimate(plain, facts)) <= seconds:
+        return plain
+    by_hand = any(name.split(".")[0] == "network" for name in overrides)
+    networks = [dict[str, Any]()] if by_hand else NETWORKS
+    for network in networks:
+        chosen = {f"network.{name}": value for name, value in network.items()} | {"hours": hours}
+        config = load_config(values, chosen | overrides)
+        if network is networks[-1] or _is_shown_enough(config, facts, seconds):
+            break
+    for _ in range(2):  # at the numbers that were chosen the paces are a little different
+        config = load_config(values, chosen | overrides)
+        paces = _paces(config, facts, fixed=overrides)
+        chosen |= allotted(
+            seconds, paces, public_size=facts.public_size, num_labels=facts.num_labels
+        )
+    return load_config(values, chosen | overrides)
+
+
+def chosen_before(folder: Path, *, hours: float | None) -> dict[str, Any] | None:
+    """The numbers that the run in `folder` was begun with, if they were chosen for this time, or
+    for any if none is asked for; none for a run that chose none, None where nothing was begun.
+    """
+    try:
+        config = load_config(folder / "config.yaml")
+    except (OSError, UserError):  # there is none, or the run itself will say what is wrong
+        return None
+    if hours not in (None, config.hours):
+        return None
+    if config.hours is None:
+        return {}
+    chosen = {name: reduce(getattr, name.split("."), config) for name in CHOSEN}
+    return chosen | {"hours": config.hours}
+
+
+def _is_shown_enough(config: RunConfig, facts: Numbers, seconds: float) -> bool:
+    """Whether pre-training could show a network of this size enough images in half of the time."""
+    images = made_up(facts, config, num=facts.num_labels)
+    needed = IMAGES_PER_PARAMETER * num_parameters(config, images)
+    cost = estimate(config, facts, only=("pretrain",)).get("pretrain")
+    if cost is None:  # there is no pre-training
+        return True
+    return needed * cost.seconds / config.pretrain.num_images <= seconds / 2
+
+
+def _paces(config: RunConfig, facts: Numbers, *, fixed: dict[str, Any]) -> Paces:
+    costs = {stage: cost.seconds for stage, cost in estimate(config, facts).items()}
+    privacy = config.privacy
+    clipped = privacy.num_steps * privacy.sampling_rate * facts.public_size
+    synthetic = costs.get("generate", 0.0) + costs.get("evaluate", 0.0)
+    pretrain = costs.get("pretrain", 0.0)
+    units = {  # seconds in all, of how many, and the settings that say how many
+        "epoch": (costs["query_network"], config.query_network.epochs, {"query_network.epochs"}),
+        "shown_image": (pretrain, config.pretrain.num_images, {"pretrain.num_images"}),
+        "clipped_image": (
+            costs["finetune"],
+            clipped,
+            {"privacy.num_steps", "privacy.sampling_rate"},
+        ),
+        "synthetic_image": (synthetic, config.sampling.num_images, {"sampling.num_images"}),
+    }
+    by_hand = {name for name, (*_, settings) in units.items() if not settings.isdisjoint(fixed)}
+    paces = {
+        name: 0.0 if name in by_hand else seconds / n for name, (seconds, n, _) in units.items()
+    }
+    anyway = STARTING_SECONDS + costs.get("query", 0.0) + sum(units[name][0] for name in by_hand)
+    return Paces(anyway=anyway, **paces)
