@@ -36,7 +36,6 @@ FACTS = {
     "cifar10": {"image_size": 16, "color": "rgb"},
     "fashion_mnist": {"image_size": 28, "color": "grey"},
 }
-EPSILONS = (1.0, 10.0)
 CNN = EvaluationConfig(cnn_width=16, cnn_epochs=15, cnn_batch_size=64, horizontal_flip=False)
 NUM_STEPS, MOST_AT_ONCE = 60, 0.2  # of DP-SGD, and of the images in a step
 
@@ -56,6 +55,7 @@ def main() -> None:
     parser.add_argument("--set", choices=PUBLIC, required=True)
     parser.add_argument("--seconds", type=float, default=45.0)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1.0, 10.0])
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("runs/compute_rule"))
     options = parser.parse_args()
@@ -65,7 +65,7 @@ def main() -> None:
     paces = {copies: paces_of(options, sets, copies) for copies in {s.copies for s in SPLITS}}
     found: list[dict[str, Any]] = []
     for seed in range(options.seeds):
-        for epsilon in EPSILONS:
+        for epsilon in options.epsilons:
             for split in SPLITS:
                 counts = affordable(split, paces[split.copies], options.seconds, sets)
                 config, _ = base(options, counts | {"seed": seed}, epsilon=epsilon)
@@ -140,7 +140,7 @@ def affordable(
 
 def show(found: list[dict[str, Any]], options: argparse.Namespace) -> None:
     rows = []
-    for epsilon in EPSILONS:
+    for epsilon in options.epsilons:
         for split in SPLITS:
             these = [
                 one for one in found
