@@ -7,6 +7,7 @@ brings torch is imported where it is used: help and a mistyped option are answer
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,10 +170,8 @@ def plan(
     privimage plan --public glyphs --epsilon 10 --public-size 60000 --classes 10 --image-size 28
     --color grey
     """
-    import torch
-
     from privimage.api import own_images
-    from privimage.data.image_set import ONE_CLASS, ImageSet
+    from privimage.data.image_set import ONE_CLASS, made_up_images
     from privimage.settings.description import described
 
     overrides = parse_overrides(setting or [])
@@ -184,15 +183,15 @@ def plan(
     }
     with stopped_with_a_word():
         description = described(None, facts, overrides)
-        size = description.image_size or image_size
-        shape = (0, 1 if description.color == "grey" else 3, size, size)
-        nobody = ImageSet(
-            torch.empty(shape, dtype=torch.uint8),
-            torch.empty(0, dtype=torch.int64),
-            description.classes or (ONE_CLASS,),
-            source="planned",
-            public_size=description.public_size or public_size,
+        names = description.classes or (ONE_CLASS,)
+        nobody = made_up_images(
+            1,
+            num_channels=1 if description.color == "grey" else 3,
+            image_size=description.image_size or image_size,
+            num_classes=len(names),
         )
+        size = description.public_size or public_size
+        nobody = replace(nobody, class_names=names, source="planned", public_size=size)
         config, sets = own_images(
             nobody,
             public,
@@ -256,27 +255,12 @@ def run_here(
 
 def time_given(hours: float | None, *, num_processes: int = 1) -> float | None:
     """The time to choose numbers for, said in one line; None where they stay as they are."""
-    import torch
+    from privimage.stages.time_budget import time_to_fill
 
-    from privimage.stages.time_budget import LONG_HOURS
-
-    if num_processes > 1 or is_launched():
-        if hours is not None:
-            raise ConfigError(
-                "--hours measures one process and cannot tell how long several take; leave it out, "
-                "or take numbers from `privimage plan --hours` and give them with --set"
-            )
-        return None
-    if hours is not None:
-        say(f"network and numbers are chosen to take about {hours:g} hours on this machine")
-        return hours
-    if torch.cuda.is_available():
-        return None
-    say(
-        f"there is no GPU: where the run would take longer than {LONG_HOURS:g} hour, network and "
-        "numbers are chosen to take that; --hours gives another time"
-    )
-    return LONG_HOURS
+    time, line = time_to_fill(hours, is_alone=num_processes == 1 and not is_launched())
+    if line:
+        say(line)
+    return time
 
 
 def check_options(preset: str | None, options: dict[str, Any]) -> None:
@@ -333,8 +317,6 @@ def show_plan(config: "RunConfig") -> None:
 
 def show_other_epsilons(config: "RunConfig") -> None:
     """What the noise of DP-SGD would be for other budgets, all else being the same."""
-    from dataclasses import replace
-
     from privimage.privacy.dp_sgd import DP_SGD
     from privimage.run_folder.budget import privacy_plan
 

@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from privimage import cli
-from privimage.stages import pipeline
+from privimage.stages import pipeline, time_budget
+from privimage.stages.estimate import Cost
 from privimage.terminal.plain_text import escaped
 from tests import toy_settings
 
+TIME_GIVEN = cli.time_given  # the real one, which conftest replaces
 ROOT = Path(__file__).parents[1]
 
 
@@ -95,6 +97,53 @@ def test_several_processes_end_as_one_does(done, monkeypatch, tmp_path, capfd):
     assert [event["charged"] for event in two["events"]] == [1, 2]
     with np.load(outs[0] / "images.npz") as one, np.load(outs[1] / "images.npz") as two:
         assert one["labels"].tolist() == two["labels"].tolist()
+
+
+@pytest.mark.slow
+def test_a_run_of_given_hours_is_continued_with_the_numbers_that_it_has(
+    monkeypatch, folder, tmp_path, capsys
+):
+    def slow_machine(config, facts, *, only=None):
+        steps = config.privacy.num_steps * config.privacy.sampling_rate * facts.public_size
+        seconds = {
+            "query_network": config.query_network.epochs,
+            "pretrain": 0.02 * config.pretrain.num_images,
+            "finetune": 0.4 * steps,
+            "generate": 0.1 * config.sampling.num_images,
+        }
+        return {stage: Cost(s) for stage, s in seconds.items() if only is None or stage in only}
+
+    monkeypatch.setattr(time_budget, "estimate", slow_machine)
+    by_hand = [s for s in TOY if not s.startswith(("pretrain.num_images", "privacy.num_steps"))]
+    arguments = arguments_for(folder, tmp_path / "out", *by_hand)
+    assert run(monkeypatch, *arguments, "--hours", "0.05") == 0
+    config = (tmp_path / "out" / "config.yaml").read_text()
+    ledger = (tmp_path / "out" / "ledger.json").read_bytes()
+    assert "hours: 0.05" in config
+    for again in ([], ["--hours", "0.05"]):
+        assert run(monkeypatch, *arguments, *again) == 0
+    assert run(monkeypatch, *arguments, "--hours", "0.5") == 2
+    assert (tmp_path / "out" / "config.yaml").read_text() == config
+    assert (tmp_path / "out" / "ledger.json").read_bytes() == ledger
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_hours_are_refused_where_nobody_can_tell_how_long_a_run_takes(monkeypatch, capsys, folder):
+    monkeypatch.setattr(cli, "time_given", TIME_GIVEN)
+    arguments = (*arguments_for(folder, "out"), "--hours", "1", "--gpus", "2")
+    assert run(monkeypatch, *arguments) == 2
+    assert "--hours measures one process" in capsys.readouterr().err
+    assert run(monkeypatch, "--preset", "cifar10_eps1", "--hours", "1", "--out", "out") == 2
+    assert "already fixes --hours" in capsys.readouterr().err
+
+
+def test_what_a_run_is_given_without_hours_depends_on_the_device(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert TIME_GIVEN(None) is None
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert TIME_GIVEN(None) == 1
+    assert "--hours gives another time" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("gpus", ["1", "2"])

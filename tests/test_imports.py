@@ -44,7 +44,7 @@ def arrows(package):
 @pytest.mark.parametrize("package", sorted(MOST_ROOMS))
 def test_imports_between_rooms_point_one_way(package):
     above = arrows(package)
-    assert sum(map(len, above.values())) > len(above)  # they were found
+    assert sum(map(len, above.values())) >= len(above)  # they were found
     TopologicalSorter(above).prepare()  # CycleError names the rooms of a circle
 
 

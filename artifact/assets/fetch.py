@@ -19,7 +19,6 @@ from artifact.assets.inventory import (
     places_found,
 )
 from artifact.exit_codes import EnvironmentUnfitError
-from artifact.machine.limits import free_disk_bytes, why_not_writable
 from privimage.data.own.image_tree import SPLITS
 from privimage.data.own.native import NATIVE
 from privimage.data.places import CELEBA_MALE, IMAGENET, PREPARED, default_data_root
@@ -31,6 +30,7 @@ from privimage.data.public.pinned_files import INCEPTION, Progress, PublishedFil
 from privimage.data.public.published_sets import find_published
 from privimage.errors import ConfigError, DataInvalidError, DataMissingError
 from privimage.files.durable import write_json_durably
+from privimage.machine.limits import free_disk_bytes, why_not_writable
 from privimage.terminal.plain_text import say as say_plainly
 
 CHECKED = "checked_archives.json"  # so that 138 GB are not read again after an interruption

@@ -16,14 +16,14 @@ from artifact.assets.inventory import FID_WEIGHTS, missing_assets
 from artifact.claims.needs import GIB, Machine
 from artifact.exit_codes import EnvironmentUnfitError
 from artifact.machine.gpu import Gpu, GpuSurvey, driver_problem, survey_gpus
-from artifact.machine.limits import (
+from artifact.machine.torch_build import TorchBuild, probe_torch
+from privimage.machine.limits import (
     available_ram_bytes,
     free_disk_bytes,
     num_cpus,
     shared_memory_bytes,
     why_not_writable,
 )
-from artifact.machine.torch_build import TorchBuild, probe_torch
 
 PYTHONS = ((3, 10), (3, 12))
 PACKAGES = ("numpy", "scipy", "scikit-learn", "opacus", "dp-accounting", "pytorch-fid")

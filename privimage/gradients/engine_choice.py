@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from privimage.errors import ConfigError
 from privimage.gradients import folded
 from privimage.gradients.engine import Engine
+from privimage.machine import memory
 from privimage.machine.hardware import default_num_workers, resolved_precision
+from privimage.machine.limits import available_ram_bytes
 from privimage.privacy.clipping import ClippedGradientSum, Examples
 from privimage.settings.config import PerformanceConfig
 
@@ -38,8 +40,8 @@ def choose_engine(
 
     `examples_of(n)` makes up n examples. What `wanted` fixes is taken as it is: a strategy other
     than "auto", a micro-batch size above 0, a `compile` that is not None; where nothing is left
-    open, nothing is timed. Compiling is tried when the rest would take over half an hour, and kept
-    if it gains.
+    open, nothing is timed. A pass that would not fit into memory is not tried. Compiling is tried
+    when the rest would take over half an hour, and kept if it gains.
     """
     device = next(model.parameters()).device
     precision = resolved_precision(wanted.precision, device)
@@ -53,10 +55,16 @@ def choose_engine(
     if len(candidates) == 1 and wanted.compile is not None:
         return candidates[0]
     seconds_of = partial(_seconds_per_image, losses_of, model, examples_of)
-    timed = []
+    timed, bytes_an_image = [], 0.0  # of a folded pass, as the one before took them
     for engine in candidates:
+        if engine.pass_size * workers * bytes_an_image > available_ram_bytes():
+            logger.info("%s is not tried: there is too little memory", engine)
+            break
         try:
-            timed.append((seconds_of(engine), engine))
+            seconds, grown = memory.with_growth(partial(seconds_of, engine), device)
+            timed.append((seconds, engine))
+            if engine.strategy == "folded":
+                bytes_an_image = grown / (engine.pass_size * workers)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             break  # the next one is larger still

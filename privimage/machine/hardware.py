@@ -15,6 +15,8 @@ from typing import Literal, TypeVar, get_args
 
 import torch
 
+from privimage.machine.limits import num_cpus
+
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Piece = TypeVar("Piece")
@@ -59,13 +61,10 @@ def default_num_workers(device: torch.device, num_threads: int = 0) -> int:
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on, where the system tells, else all of them; its share
+    """The cores that this process may run on, by its affinity and a container's quota; its share
     where torchrun started several processes on this machine.
     """
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

@@ -7,15 +7,17 @@ on request; where it may not be asked the figure is left out rather than guessed
 import ctypes
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from privimage.errors import MemoryRanOutError
 
 MIB = 2**20
+Result = TypeVar("Result")
 # how libraries without a class for it say that an allocation failed: torch, oneDNN (which says no
 # more than this), C++, the system, cuBLAS and cuDNN
 NO_MEMORY = re.compile(
@@ -62,15 +64,28 @@ def reset_peaks(device: torch.device) -> bool:
     return True
 
 
+def with_growth(work: Callable[[], Result], device: torch.device) -> tuple[Result, int]:
+    """What `work` gives, and by how many bytes the resident memory grew for it at its peak; 0 if
+    that is not known. Starts counting peaks anew.
+    """
+    was_reset, before = reset_peaks(device), _status_bytes("VmRSS")
+    result = work()
+    return result, max(0, _status_bytes("VmHWM") - before) if was_reset else 0
+
+
 def peaks_mib(device: torch.device, *, was_reset: bool) -> dict[str, int]:
     """`peak_memory_mib` (resident, whole process) and on a GPU `peak_gpu_memory_mib`."""
     peaks = {}
     if was_reset:
-        line = next(row for row in STATUS.read_text().splitlines() if row.startswith("VmHWM"))
-        peaks["peak_memory_mib"] = int(line.split()[1]) // 1024
+        peaks["peak_memory_mib"] = _status_bytes("VmHWM") // MIB
     if device.type == "cuda":
         peaks["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) // MIB
     return peaks
+
+
+def _status_bytes(name: str) -> int:
+    lines = STATUS.read_text().splitlines()
+    return int(next(row for row in lines if row.startswith(name)).split()[1]) * 1024
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from privimage.diffusion.build import num_parameters
-from privimage.errors import UserError
+from privimage.errors import ConfigError, UserError
 from privimage.settings.compute_rule import IMAGES_PER_PARAMETER, NETWORKS, Paces, allotted
 from privimage.settings.config import RunConfig, load_config
 from privimage.stages.estimate import (
@@ -31,6 +33,28 @@ CHOSEN = (
     "privacy.sampling_rate",
     "sampling.num_images",
 )
+
+
+def time_to_fill(hours: float | None, *, is_alone: bool) -> tuple[float | None, str]:
+    """How long a run may take and the line that says so, by what was asked for and the device; None
+    where numbers stay as they are. ConfigError where several processes share the run.
+    """
+    if not is_alone:
+        if hours is None:
+            return None, ""
+        raise ConfigError(
+            "--hours measures one process and cannot tell how long several take; leave it out, or "
+            "take numbers from `privimage plan --hours` and give them with --set"
+        )
+    if hours is not None:
+        return hours, f"network and numbers are chosen to take about {hours:g} hours here"
+    if torch.cuda.is_available():
+        return None, ""
+    line = (
+        f"there is no GPU: where the run would take longer than {LONG_HOURS:g} hour, network and "
+        "numbers are chosen to take that; --hours gives another time"
+    )
+    return LONG_HOURS, line
 
 
 def fitted(

@@ -22,9 +22,10 @@ from artifact.claims import doctor as environment
 from artifact.claims import runner
 from artifact.claims.records import write_record
 from artifact.exit_codes import ExitCode
-from artifact.machine import gpu, limits
+from artifact.machine import gpu
 from artifact.machine.torch_build import TorchBuild, TorchDevice
 from privimage.data.public import downloads
+from privimage.machine import limits
 from privimage.run_folder.lock import locked
 from tests.artifact.fake_nvml import BIG, GIB, INSTANCE, SMALL, FakeNvml
 

@@ -71,6 +71,17 @@ def test_a_micro_batch_that_does_not_fit_in_memory_is_passed_over(speeds):
     assert choose().micro_batch_size == 8
 
 
+@pytest.mark.parametrize(("available", "expected"), [(5_999, 8), (6_001, 32)])
+def test_a_micro_batch_that_would_not_fit_is_not_tried(speeds, monkeypatch, available, expected):
+    table, asked = speeds
+    table |= {("loop", 1, False): 3.0, ("folded", 8, False): 2.0, ("folded", 32, False): 1.0}
+    # two workers of 8 images took 1,500 bytes; of 32, they will take 6,000
+    monkeypatch.setattr(engine_choice.memory, "with_growth", lambda work, device: (work(), 1_500))
+    monkeypatch.setattr(engine_choice, "available_ram_bytes", lambda: available)
+    assert choose().micro_batch_size == expected
+    assert max(engine.micro_batch_size for engine in asked) == expected
+
+
 @pytest.mark.parametrize(
     ("gain", "num_images", "expected"), [(0.5, 4000, True), (0.5, 100, False), (-0.5, 4000, False)]
 )

@@ -87,3 +87,14 @@ def test_glibc_keeps_what_a_layer_frees_for_the_next_one_unless_the_user_has_set
     # the user's own: every block from the system, and back
     assert faults(kept=False, MALLOC_MMAP_THRESHOLD_="131072") > anew / 2
     assert faults(kept=False, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=131072") > anew / 2
+
+
+def test_what_a_piece_of_work_needs_at_its_peak_is_known_afterwards():
+    def work():
+        torch.ones(64 * memory.MIB, dtype=torch.uint8)
+        return "done"
+
+    result, grown = memory.with_growth(work, torch.device("cpu"))
+    assert result == "done"
+    if memory.reset_peaks(torch.device("cpu")):
+        assert 48 * memory.MIB < grown < 512 * memory.MIB

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from artifact.machine.limits import (
+from privimage.machine.limits import (
     available_ram_bytes,
     free_disk_bytes,
     num_cpus,
