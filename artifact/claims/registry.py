@@ -176,9 +176,9 @@ def load_claims(root: Path | None = None) -> dict[str, Claim]:
     return {claim.id: claim for claim in claims}
 
 
-def find_claim(name: str, root: Path | None = None) -> Claim:
+def find_claim(name: str) -> Claim:
     """The claim by id; ConfigError offers the nearest name."""
-    claims = load_claims(root)
+    claims = load_claims()
     if name in claims:
         return claims[name]
     near = difflib.get_close_matches(name, claims, n=1)

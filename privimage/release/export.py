@@ -13,7 +13,7 @@ from privimage.release.image_files import load_images
 def export_images(archive: Path, folder: Path) -> int:
     """Write `<folder>/<class name>/<number>.png` for an npz of images; returns their number."""
     drawn = load_images(archive)
-    folders = [folder / _safe(name) for name in drawn.class_names]
+    folders = [folder / name for name in _safe_names(drawn.class_names)]
     for place in folders:
         place.mkdir(parents=True, exist_ok=True)
     labels = drawn.labels.tolist()
@@ -32,6 +32,12 @@ def _is_of(path: Path, folders: list[Path], labels: list[int]) -> bool:
     return is_there and path.parent == folders[labels[number]]
 
 
-def _safe(name: str) -> str:
-    """A class name as a folder name: no separators, no leading dot."""
-    return "".join(c if c.isalnum() or c in " -_()" else f"_{ord(c):x}_" for c in name)
+def _safe_names(names: tuple[str, ...]) -> list[str]:
+    """Class names as folder names: no separators, no leading dot, and no two alike ("a/b" and
+    "a_2f_b" would be).
+    """
+    safe: list[str] = []
+    for label, name in enumerate(names):
+        folder = "".join(c if c.isalnum() or c in " -_()" else f"_{ord(c):x}_" for c in name)
+        safe.append(f"{folder} ({label})" if folder in safe else folder)
+    return safe

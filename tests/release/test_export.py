@@ -32,3 +32,11 @@ def test_a_smaller_export_leaves_nothing_of_the_larger_one_and_no_other_file_is_
         (tmp_path / "out" / "a cat" / "my notes.png").touch()
     found = {path.name for path in (tmp_path / "out").rglob("*.png")}
     assert found == {"000000.png", "000001.png", "000002.png", "000003.png", "my notes.png"}
+
+
+def test_classes_whose_names_are_written_alike_keep_folders_of_their_own(tmp_path):
+    names, pixels = np.array(["a/b", "a_2f_b"]), np.zeros((4, 1, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=np.array([0, 1, 0, 1]), class_names=names)
+    export_images(tmp_path / "x.npz", tmp_path / "out")
+    found = {folder.name: len([*folder.iterdir()]) for folder in (tmp_path / "out").iterdir()}
+    assert found == {"a_2f_b": 2, "a_2f_b (1)": 2}
