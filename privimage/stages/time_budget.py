@@ -47,12 +47,13 @@ def time_to_fill(hours: float | None, *, is_alone: bool) -> tuple[float | None, 
             "take numbers from `privimage plan --hours` and give them with --set"
         )
     if hours is not None:
-        return hours, f"network and numbers are chosen to take about {hours:g} hours here"
+        line = f"network and numbers are chosen to take about {hours:g} hours here"
+        return hours, f"{line} (measuring takes a minute)"
     if torch.cuda.is_available():
         return None, ""
     line = (
         f"there is no GPU: where the run would take longer than {LONG_HOURS:g} hour, network and "
-        "numbers are chosen to take that; --hours gives another time"
+        "numbers are chosen to take that (measuring takes a minute); --hours gives another time"
     )
     return LONG_HOURS, line
 
@@ -71,7 +72,7 @@ def fitted(
     time is too short.
     """
     seconds, plain = 3600 * hours, load_config(values, overrides)
-    if only_if_longer and total_seconds(estimate(plain, facts)) <= seconds:
+    if only_if_longer and _ends_within(seconds, plain, facts):
         return plain
     by_hand = any(name.split(".")[0] == "network" for name in overrides)
     networks = [dict[str, Any]()] if by_hand else NETWORKS
@@ -103,6 +104,11 @@ def chosen_before(folder: Path, *, hours: float | None) -> dict[str, Any] | None
         return {}
     chosen = {name: reduce(getattr, name.split("."), config) for name in CHOSEN}
     return chosen | {"hours": config.hours}
+
+
+def _ends_within(seconds: float, config: RunConfig, facts: Numbers) -> bool:
+    first = estimate(config, facts, only=("pretrain",))  # often this alone takes longer
+    return total_seconds(first) <= seconds and total_seconds(estimate(config, facts)) <= seconds
 
 
 def _is_shown_enough(config: RunConfig, facts: Numbers, seconds: float) -> bool:
