@@ -20,12 +20,30 @@ NUM_STEPS, MOST_STEPS, MOST_OF_THE_SET = 60, 240, 0.2
 FEWEST_IN_A_STEP = 16
 MOST_SHOWN = 4_000_000  # images of pre-training
 FEWEST_SHOWN = 2_000
-# networks from the largest to the smallest; the first that is shown enough images is taken
-NETWORKS: tuple[dict[str, Any], ...] = (
-    {"base_channels": 32, "channel_multipliers": [1, 2, 2], "blocks_per_level": 2},
-    {"base_channels": 16, "channel_multipliers": [1, 2, 2], "blocks_per_level": 1},
-    {"base_channels": 16, "channel_multipliers": [1, 2], "blocks_per_level": 1},
-)
+# networks from the largest to the smallest, with the settings that go with their size; the first
+# that is shown enough images is taken
+_LARGE: dict[str, Any] = {
+    "network.base_channels": 32,
+    "network.channel_multipliers": [1, 2, 2],
+    "network.blocks_per_level": 2,
+    "pretrain.learning_rate": 1e-3,
+    "pretrain.ema_rate": 0.999,
+    "finetune.learning_rate": 1e-3,
+    "finetune.noise_multiplicity": 8,
+    "evaluation.cnn_width": 64,
+    "evaluation.cnn_epochs": 50,
+}
+_SMALL = _LARGE | {
+    "network.base_channels": 16,
+    "network.blocks_per_level": 1,
+    "pretrain.learning_rate": 3e-3,
+    "pretrain.ema_rate": 0.995,
+    "finetune.learning_rate": 2e-3,
+    "finetune.noise_multiplicity": 4,
+    "evaluation.cnn_width": 32,
+    "evaluation.cnn_epochs": 20,
+}
+NETWORKS = (_LARGE, _SMALL, _SMALL | {"network.channel_multipliers": [1, 2]})
 IMAGES_PER_PARAMETER = 1 / 3  # as in the settings that were tried by hand
 
 

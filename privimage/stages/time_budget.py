@@ -25,8 +25,7 @@ from privimage.stages.estimate import (
 
 LONG_HOURS = 1.0  # without a GPU, and nothing said: as long as people wait for a first result
 CHOSEN = (
-    *(f"network.{name}" for name in NETWORKS[0]),
-    "finetune.noise_multiplicity",
+    *NETWORKS[0],
     "query_network.epochs",
     "pretrain.num_images",
     "privacy.num_steps",
@@ -77,7 +76,7 @@ def fitted(
     by_hand = any(name.split(".")[0] == "network" for name in overrides)
     networks = [dict[str, Any]()] if by_hand else NETWORKS
     for network in networks:
-        chosen = {f"network.{name}": value for name, value in network.items()} | {"hours": hours}
+        chosen = network | {"hours": hours}
         config = load_config(values, chosen | overrides)
         if network is networks[-1] or _is_shown_enough(config, facts, seconds):
             break
