@@ -97,7 +97,7 @@ def steps_of(clipped: int, public_size: int) -> tuple[int, float]:
     steps, until a batch is a fifth of the set.
     """
     in_a_step = min(clipped / NUM_STEPS, MOST_OF_THE_SET * public_size)
-    return max(1, min(MOST_STEPS, int(clipped / max(in_a_step, 1e-9)))), in_a_step
+    return max(1, min(MOST_STEPS, round(clipped / max(in_a_step, 1e-9)))), in_a_step
 
 
 def least_hours(paces: Paces, *, public_size: int, num_labels: int) -> float:
