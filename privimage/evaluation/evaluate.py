@@ -30,7 +30,7 @@ from privimage.evaluation.features import (
 from privimage.evaluation.frechet import frechet_distance
 from privimage.machine.processes import ALONE, World
 from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
-from privimage.run_folder.training_context import TrainingContext
+from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
 from privimage.settings.config import EvaluationConfig
 
 BATCH_SIZE = 500
@@ -47,20 +47,20 @@ def evaluate(
     with_classifiers: bool,
     seed: int,
     device: torch.device,
-    precision: str = "float32",
     inception_weights: Path | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
     new_checkpoint: Callable[[str], Checkpoint] = lambda part: NOT_KEPT,
-    world: World = ALONE,
+    context: TrainingContext = BY_ITSELF,
 ) -> dict[str, Any]:
-    """Metrics by name; `synthetic` is needed on the leader of `world` alone, and may be mapped.
+    """Metrics by name; `synthetic` is needed on the leader of the processes alone, and may be
+    mapped.
 
     With `real_train` the same numbers for real images stand beside them ("real_...").
-    The CNN runs in `precision`, features always in float32. `new_checkpoint` gives the place of a
-    part's state, "metrics" or a classifier's name. The processes share features and the CNN; the
-    result is the leader's. Classifiers get at most `MOST_FOR_CLASSIFIERS` images, so memory does
-    not grow with the number of images.
+    The CNN runs in the context's precision, features always in float32. `new_checkpoint` gives the
+    place of a part's state, "metrics" or a classifier's name. The processes share features and the
+    CNN; the result is the leader's. Classifiers get at most `MOST_FOR_CLASSIFIERS` images, so
+    memory does not grow with the number of images.
     """
+    world = context.world
     extractors = _extractors(network, inception_weights, device=device)
     candidates = {"": _of_leader(synthetic, config, like=real_test, seed=seed, world=world)}
     if real_train is not None:
@@ -82,7 +82,7 @@ def evaluate(
         if name not in metrics:  # else an interrupted evaluation has it
             metrics[name] = measure()
             keeper.save(metrics)
-        on_progress(next(finished), total)
+        context.progress("evaluate", next(finished), total)
 
     for prefix, candidate in candidates.items():
         metrics[prefix + "frechet_num_images"] = candidate.frechet_num_images
@@ -95,8 +95,8 @@ def evaluate(
         for kind in CLASSIFIER_KINDS if world.is_leader else ("cnn",):
             # weights that come from private images stay in memory
             keeps = NOT_KEPT if prefix else new_checkpoint(kind)
-            context = TrainingContext(checkpoint=keeps, world=world, precision=precision)
-            of_it = partial(accuracy, kind, images, labels, context=context)
+            around = TrainingContext(checkpoint=keeps, world=world, precision=context.precision)
+            of_it = partial(accuracy, kind, images, labels, context=around)
             measured(f"{prefix}{kind}_accuracy", of_it)
     metrics["frechet_reference_num_images"] = len(real_test)
     return metrics

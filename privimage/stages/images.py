@@ -19,6 +19,7 @@ from privimage.files.durable import write_json_durably
 from privimage.release.image_files import ImageParts, load_images, save_images
 from privimage.run_folder import manifest
 from privimage.run_folder.run import Run, plain, save_picture
+from privimage.run_folder.training_context import TrainingContext
 from privimage.stages.semantic import trained_query_network
 
 
@@ -91,11 +92,11 @@ def evaluate_images(run: Run) -> list[str]:
             with_classifiers=run.config.data.conditional,
             seed=run.config.seed,
             device=run.device,
-            precision=run.config.performance.precision,
             inception_weights=run.inception_weights,
-            on_progress=partial(run.progress, "evaluate"),
             new_checkpoint=partial(run.checkpoint, of="evaluate"),
-            world=run.world,
+            context=TrainingContext(
+                progress=run.progress, world=run.world, precision=run.config.performance.precision
+            ),
         )
     if not run.world.is_leader:
         return []

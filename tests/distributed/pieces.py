@@ -260,7 +260,7 @@ def _distance(world: World, num: int, most: int) -> float:
         with_classifiers=False,
         seed=0,
         device=CPU,
-        world=world,
+        context=TrainingContext(world=world),
     )
     assert metrics["frechet_num_images"] == min(num, most)
     return metrics["frechet_query_network"]
