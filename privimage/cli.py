@@ -347,11 +347,9 @@ def dry_estimate(config: "RunConfig", sets: "ImageSets | None", *, data_root: Pa
 
 def show_estimate(config: "RunConfig", sets: "ImageSets") -> dict[str, float]:
     """Time and memory of every stage on this machine; the seconds, for the progress to come."""
-    from privimage.machine import memory
     from privimage.stages.estimate import Numbers, estimate, total_seconds
     from privimage.terminal.progress import duration
 
-    memory.keep_freed_blocks()
     costs = estimate(config, Numbers.of(sets))
     rule("estimate")
     for stage, cost in costs.items():

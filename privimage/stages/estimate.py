@@ -123,6 +123,7 @@ def estimate(
     is what it allows. The same question is not timed again.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
+    memory.keep_freed_blocks()  # as the run will
     device, strategy = device_of(config), config.selection.strategy
     network = new_query_network(
         config.query_network, facts.num_public_classes, num_channels=facts.num_channels

@@ -5,6 +5,7 @@ What is chosen is kept with the run's settings: the same command continues the r
 numbers, whatever the machine is doing then.
 """
 
+import time
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -70,21 +71,25 @@ def fitted(
     With `only_if_longer` nothing is changed where `values` end in that time. ConfigError if the
     time is too short.
     """
-    seconds, plain = 3600 * hours, load_config(values, overrides)
-    if only_if_longer and _ends_within(seconds, plain, facts):
+    started, plain = time.monotonic(), load_config(values, overrides)
+    if only_if_longer and _ends_within(3600 * hours, plain, facts):
         return plain
     by_hand = any(name.split(".")[0] == "network" for name in overrides)
     networks = [dict[str, Any]()] if by_hand else NETWORKS
     for network in networks:
         chosen = network | {"hours": hours}
         config = load_config(values, chosen | overrides)
-        if network is networks[-1] or _is_shown_enough(config, facts, seconds):
+        if network is networks[-1] or _is_shown_enough(config, facts, 3600 * hours):
             break
     for _ in range(2):  # at the numbers that were chosen the paces are a little different
         config = load_config(values, chosen | overrides)
         paces = _paces(config, facts, fixed=overrides)
+        measuring = time.monotonic() - started
         chosen |= allotted(
-            seconds, paces, public_size=facts.public_size, num_labels=facts.num_labels
+            3600 * hours - measuring,
+            paces,
+            public_size=facts.public_size,
+            num_labels=facts.num_labels,
         )
     return load_config(values, chosen | overrides)
 
