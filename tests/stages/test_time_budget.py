@@ -1,5 +1,7 @@
 """Settings that end in a given time, on a machine whose paces are made up."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -70,6 +72,21 @@ def test_what_is_set_by_hand_stays_and_its_time_is_counted(costs):
     assert (config.privacy.num_steps, config.privacy.sampling_rate) == (30, 0.01)
     assert config.sampling.num_images == 1_000
     assert total_seconds(costs(config, FACTS)) == pytest.approx(0.95 * 1800, rel=0.03)
+
+
+def test_the_number_of_real_test_images_has_no_part_in_the_numbers(costs, monkeypatch):
+    asked = []
+
+    def watched(config, facts, **how):
+        asked.append(facts.num_test)
+        return costs(config, facts, **how)
+
+    monkeypatch.setattr(time_budget, "estimate", watched)
+    for num_test in (7, 10_000):
+        fitted(VALUES, {}, replace(FACTS, num_test=num_test), hours=0.5)
+    assert set(asked) == {10_000}
+    fitted(VALUES, {}, FACTS, hours=0.5)
+    assert asked[-1] == 0
 
 
 def test_settings_that_end_in_time_are_left_alone(costs):
