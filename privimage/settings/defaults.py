@@ -94,8 +94,10 @@ def least_query_multiplier(epsilon: float, delta: float) -> float:
     """With it the query alone takes at most a third of epsilon, so that DP-SGD has the rest.
 
     From Gaussian RDP, epsilon = 1/(2 s^2) + sqrt(2 log(1/delta))/s (Mironov 2017, Proposition 3 and
-    Table II), solved for the multiplier s.
+    Table II), solved for the multiplier s. 0 for what is no epsilon: the settings' check says so.
     """
+    if not 0 < epsilon < math.inf:
+        return 0.0
     share, tail = epsilon / 3, math.sqrt(2 * math.log(1 / delta))
     least = (tail + math.sqrt(tail**2 + 2 * share)) / (2 * share)
     return math.ceil(100 * least) / 100

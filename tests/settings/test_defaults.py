@@ -64,6 +64,11 @@ def test_the_query_leaves_the_most_of_every_budget_to_dp_sgd(epsilon, public_siz
     assert dp_sgd.noise_multiplier < 100
 
 
+@pytest.mark.parametrize("epsilon", [0, -1.0, float("inf"), float("nan")])
+def test_what_is_no_epsilon_is_left_to_the_check_of_the_settings(epsilon):
+    assert least_query_multiplier(epsilon, 1e-5) == 0
+
+
 def test_a_query_has_no_more_noise_for_its_budget_than_it_needs():
     multiplier = least_query_multiplier(1.0, 1e-5)
     exact = gaussian_epsilon(multiplier, delta=1e-5)  # below RDP's, which the rule is made of
