@@ -91,10 +91,12 @@ def test_glibc_keeps_what_a_layer_frees_for_the_next_one_unless_the_user_has_set
 
 def test_what_a_piece_of_work_needs_at_its_peak_is_known_afterwards():
     def work():
-        torch.ones(64 * memory.MIB, dtype=torch.uint8)
+        torch.ones(256 * memory.MIB, dtype=torch.uint8)
         return "done"
 
+    gc.collect()  # as above
+    memory.give_back_freed_blocks()
     result, grown = memory.with_growth(work, torch.device("cpu"))
     assert result == "done"
     if memory.reset_peaks(torch.device("cpu")):
-        assert 48 * memory.MIB < grown < 512 * memory.MIB
+        assert 128 * memory.MIB < grown < 1024 * memory.MIB
