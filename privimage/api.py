@@ -150,16 +150,18 @@ def own_images(
     evaluate_on: str | None = None,
     hours: float | None = None,
     only_if_longer: bool = False,
+    blank: bool = False,
     data_root: Path | None = None,
 ) -> tuple[RunConfig, ImageSets]:
     """Defaults for these images with what the user set on top, and the sets, each read once.
 
     With `hours` the numbers are chosen for that time, unless a run's earlier choice is among the
-    overrides.
+    overrides. `blank`: private images in folders are counted, not read.
     """
     preparation = _preparation(sensitive, description, data_root=data_root)
     load_source = partial(load_image_set, preparation=preparation, data_root=data_root)
-    mine = _private_set(sensitive, preparation, description.classes, load_source)
+    load_mine = partial(load_source, blank=blank)
+    mine = _private_set(sensitive, preparation, description.classes, load_mine)
     if isinstance(public, str):
         theirs = load_source(public, "train", cache=may_cache(public))
     else:
@@ -194,6 +196,7 @@ def own_images(
         # what an override names is another set
         sensitive=mine if config.data.sensitive == values["data"]["sensitive"] else None,
         public=theirs if config.data.public == values["data"]["public"] else None,
+        blank=blank,
     )
     if hours is not None and "hours" not in overrides:  # else an earlier call has chosen
         check_fits(config, sets)  # before anything is timed

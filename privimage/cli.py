@@ -139,6 +139,7 @@ def synthesize(
                 overrides=(before or {}) | overrides,
                 hours=time_given(hours, num_processes=gpus) if before is None else None,
                 only_if_longer=hours is None,
+                blank=dry_run,
                 data_root=data_root,
             )
         if gpus > 1 and not dry_run and not is_launched():
@@ -336,7 +337,7 @@ def dry_estimate(config: "RunConfig", sets: "ImageSets | None", *, data_root: Pa
     from privimage.stages.pipeline import check_fits, load_image_sets
 
     try:
-        sets = sets or load_image_sets(config, data_root=data_root)
+        sets = sets or load_image_sets(config, data_root=data_root, blank=True)
         check_fits(config, sets)
         _ = sets.public  # read where it is first asked for
     except DataMissingError as error:

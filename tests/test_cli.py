@@ -159,6 +159,18 @@ def test_a_dry_run_shows_settings_and_budget_and_does_nothing(
     assert not out.exists()
 
 
+def test_a_dry_run_opens_no_private_image(monkeypatch, folder, tmp_path, capsys):
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"no image")
+    declared = ("--image-size", "8", "--color", "grey")
+    arguments = (*arguments_for(folder, tmp_path / "out", *TOY), *declared)
+    assert run(monkeypatch, *arguments, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "public_size: 16" in printed
+    assert run(monkeypatch, *arguments) == 4
+    assert "is not a readable image" in capsys.readouterr().err
+
+
 HOSTILE = "x\x1b[31m\u202e\r[/x][bold]"
 SHOWN = r"x\x1b[31m\u202e\r[/x][bold]"
 

@@ -43,8 +43,10 @@ def load_image_set(
     cache_dir: Path | None = None,
     download: bool = False,
     classes: tuple[str, ...] | None = None,
+    blank: bool = False,
 ) -> ImageSet:
-    """One split of a set, prepared.
+    """One split of a set, prepared; with `blank` the files of a folder are only counted, for a plan
+    that needs no image.
 
     `classes` are those that the owner of a private set declares, in order, () for none: images of
     others, and those that cannot be read, are left out one by one, and a class may be empty.
@@ -65,14 +67,19 @@ def load_image_set(
         data_root = data_root or default_data_root()
         if download and source in DOWNLOADED:
             published.download(source, data_root=data_root)
-        path, reader = locate(source, split, data_root=data_root, classes=classes)
+        path, reader = locate(source, split, data_root=data_root, classes=classes, blank=blank)
         asked = {"source": source, "split": split, "classes": classes}
         image_set = _read_or_cached(path, reader, preparation, asked, kept_in=kept_in)
     return image_set if classes is None else image_set.with_classes(classes)
 
 
 def locate(
-    source: str, split: str, *, data_root: Path, classes: tuple[str, ...] | None = None
+    source: str,
+    split: str,
+    *,
+    data_root: Path,
+    classes: tuple[str, ...] | None = None,
+    blank: bool = False,
 ) -> tuple[Path, published.Reader]:
     """Where a set lies and how it is read, without reading it."""
     if source in published.PUBLISHED:
@@ -91,7 +98,12 @@ def locate(
         )
     if path.suffix != ".npz" or path.is_dir():
         return path, lambda preparation: read_image_tree(
-            path, split=split, preparation=preparation, source=source, classes=classes
+            path,
+            split=split,
+            preparation=preparation,
+            source=source,
+            classes=classes,
+            blank=blank,
         )
     if split != "train":
         raise DataMissingError(

@@ -216,19 +216,20 @@ def load_image_sets(
     data_root: Path | None = None,
     sensitive: ImageSet | None = None,
     public: ImageSet | None = None,
+    blank: bool = False,
 ) -> ImageSets:
     """Load and prepare what the configuration names, but for what is given; labels are dropped in
-    the unconditional mode.
+    the unconditional mode. `blank`: images of the sensitive classes in folders are only counted.
     """
     data = config.data
     preparation = Preparation(image_size=data.image_size, color=data.color)
 
     load = partial(load_image_set, preparation=preparation, data_root=data_root)
     if sensitive is None:
-        sensitive = load(data.sensitive, "train", classes=data.classes)
+        sensitive = load(data.sensitive, "train", classes=data.classes, blank=blank)
     real_test = None
     if data.evaluate_on:
-        real_test = load(data.evaluate_on, "test", classes=data.classes)
+        real_test = load(data.evaluate_on, "test", classes=data.classes, blank=blank)
         if len(real_test) < 2:  # of which no distance can be measured
             raise DataMissingError(
                 f"{data.evaluate_on} has fewer than 2 test images of the sensitive classes; "

@@ -40,16 +40,21 @@ def read_image_tree(
     preparation: Preparation,
     source: str,
     classes: tuple[str, ...] | None = None,
+    blank: bool = False,
 ) -> ImageSet:
     """Read `split` of a tree, or all of it for None. A tree without split folders is all train.
 
-    With declared `classes` (() for none), what does not fit or cannot be read is left out.
+    With declared `classes` (() for none), what does not fit or cannot be read is left out. `blank`
+    images are black and only counted: no file is opened.
     """
     unreadable: dict[int, str] | None = None if classes is None else {}
     with open_listing(path) as listing:
         found, left_out = files_by_class(listing, split=split, source=source, classes=classes)
         members = [member for files in found.values() for member in files]
-        images = decode_all(members, preparation, unreadable=unreadable)
+        if blank:
+            images = blank_images(len(members), preparation)
+        else:
+            images = decode_all(members, preparation, unreadable=unreadable)
     sizes = torch.tensor([len(files) for files in found.values()])
     labels = torch.arange(len(found)).repeat_interleave(sizes)
     if unreadable:
@@ -160,6 +165,12 @@ def by_class(listing: Listing, source: str) -> dict[str, list[Member]]:
     for member in files:
         classes[member.parts[0]].append(member)
     return classes
+
+
+def blank_images(num: int, preparation: Preparation) -> UInt8[Tensor, "num channel size size"]:
+    """Black images of the prepared shape, which take no memory."""
+    shape = (1 if preparation.color == "grey" else 3, *[preparation.image_size] * 2)
+    return torch.zeros(1, *shape, dtype=torch.uint8).expand(num, *shape)
 
 
 def decode_all(
