@@ -120,13 +120,14 @@ def synthesize(
         "color": color,
     }
     overrides = dict(settings or {}) | {"seed": seed}
+    before = chosen_before(Path(folder), overrides, hours=hours)
     config, sets = own_images(
         _set_or_arrays(images, labels),
         public,
         epsilon=epsilon,
         description=described(None, facts, overrides),
-        overrides=(chosen_before(Path(folder), hours=hours) or {}) | overrides,
-        hours=hours,
+        overrides=(before or {}) | overrides,
+        hours=hours if before is None else None,
         data_root=data_root,
     )
     run_pipeline(
@@ -155,8 +156,8 @@ def own_images(
 ) -> tuple[RunConfig, ImageSets]:
     """Defaults for these images with what the user set on top, and the sets, each read once.
 
-    With `hours` the numbers are chosen for that time, unless a run's earlier choice is among the
-    overrides. `blank`: private images in folders are counted, not read.
+    With `hours` the numbers are chosen for that time. `blank`: private images in folders are
+    counted, not read.
     """
     preparation = _preparation(sensitive, description, data_root=data_root)
     load_source = partial(load_image_set, preparation=preparation, data_root=data_root)
@@ -198,7 +199,7 @@ def own_images(
         public=theirs if config.data.public == values["data"]["public"] else None,
         blank=blank,
     )
-    if hours is not None and "hours" not in overrides:  # else an earlier call has chosen
+    if hours is not None:
         check_fits(config, sets)  # before anything is timed
         config = fitted(
             values, overrides, Numbers.of(sets), hours=hours, only_if_longer=only_if_longer

@@ -132,7 +132,7 @@ def synthesize(
             config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
         else:
             description = described(describe, facts, overrides)
-            before = chosen_before(folder, hours=hours)
+            before = chosen_before(folder, overrides, hours=hours)
             config, sets = own_images(
                 **options,
                 description=description,

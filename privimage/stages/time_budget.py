@@ -15,6 +15,7 @@ import torch
 
 from privimage.diffusion.build import num_parameters
 from privimage.errors import ConfigError, UserError
+from privimage.files.plain_files import refuse_links
 from privimage.settings.compute_rule import IMAGES_PER_PARAMETER, NETWORKS, Paces, allotted
 from privimage.settings.config import RunConfig, load_config
 from privimage.stages.estimate import (
@@ -97,10 +98,16 @@ def fitted(
     return load_config(values, chosen | overrides)
 
 
-def chosen_before(folder: Path, *, hours: float | None) -> dict[str, Any] | None:
+def chosen_before(
+    folder: Path, overrides: dict[str, Any], *, hours: float | None
+) -> dict[str, Any] | None:
     """The numbers that the run in `folder` was begun with, if they were chosen for this time, or
     for any if none is asked for; none for a run that chose none, None where nothing was begun.
+    ConfigError for hours among the overrides: a run would say that it was fitted, and be not.
     """
+    if "hours" in overrides:
+        raise ConfigError("hours is no setting by itself; give --hours (in Python: hours=)")
+    refuse_links(folder)  # a pipe would be waited for
     try:
         config = load_config(folder / "config.yaml")
     except (OSError, UserError):  # there is none, or the run itself will say what is wrong

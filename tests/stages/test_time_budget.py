@@ -1,11 +1,12 @@
 """Settings that end in a given time, on a machine whose paces are made up."""
 
+import os
 from dataclasses import replace
 
 import pytest
 import yaml
 
-from privimage.errors import ConfigError
+from privimage.errors import ConfigError, RunFolderError
 from privimage.settings.config import load_config
 from privimage.settings.defaults import default_settings
 from privimage.stages import time_budget
@@ -104,18 +105,29 @@ def test_a_time_that_is_too_short_is_refused():
 
 
 def test_a_run_is_continued_with_the_numbers_that_it_was_begun_with(tmp_path):
-    assert chosen_before(tmp_path, hours=0.5) is None
+    assert chosen_before(tmp_path, {}, hours=0.5) is None
     config = fitted(VALUES, {}, FACTS, hours=0.5)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
     for hours in (None, 0.5):
-        chosen = chosen_before(tmp_path, hours=hours)
+        chosen = chosen_before(tmp_path, {}, hours=hours)
         assert load_config(VALUES, chosen) == config
-    assert chosen_before(tmp_path, hours=1.0) is None
+    assert chosen_before(tmp_path, {}, hours=1.0) is None
 
 
 def test_a_run_whose_numbers_were_not_chosen_is_not_given_others(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(load_config(VALUES).to_dict()))
-    assert chosen_before(tmp_path, hours=None) == {}
-    assert chosen_before(tmp_path, hours=0.5) is None
+    assert chosen_before(tmp_path, {}, hours=None) == {}
+    assert chosen_before(tmp_path, {}, hours=0.5) is None
     (tmp_path / "config.yaml").write_text("neither: this\n")
-    assert chosen_before(tmp_path, hours=None) is None
+    assert chosen_before(tmp_path, {}, hours=None) is None
+
+
+def test_hours_are_no_setting_that_is_believed_without_being_kept(tmp_path):
+    with pytest.raises(ConfigError, match="give --hours"):
+        chosen_before(tmp_path, {"hours": 2}, hours=None)
+
+
+def test_a_pipe_in_a_run_folder_is_refused_rather_than_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(RunFolderError, match="config.yaml is a"):
+        chosen_before(tmp_path, {}, hours=None)
