@@ -129,5 +129,5 @@ def test_hours_are_no_setting_that_is_believed_without_being_kept(tmp_path):
 
 def test_a_pipe_in_a_run_folder_is_refused_rather_than_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.yaml")
-    with pytest.raises(RunFolderError, match="config.yaml is a"):
+    with pytest.raises(RunFolderError, match=r"config\.yaml is a"):
         chosen_before(tmp_path, {}, hours=None)
