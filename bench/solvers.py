@@ -20,6 +20,7 @@ from precision import CPU, readable
 
 from privimage.diffusion.build import new_denoiser
 from privimage.diffusion.generate import generate_images
+from privimage.diffusion.sampler import num_calls
 from privimage.evaluation.evaluate import frechet_to_real
 from privimage.evaluation.features import query_network_extractor
 from privimage.machine.hardware import Compute
@@ -32,14 +33,10 @@ from privimage.stages.semantic import trained_query_network
 
 
 class Solver(NamedTuple):
-    """A sampler with its steps, and the calls of the network for an image."""
+    """A sampler with its steps."""
 
     name: Literal["ddim", "heun", "dpm_solver"]
     steps: int
-
-    @property
-    def calls(self) -> int:
-        return 2 * self.steps - 1 if self.name == "heun" else self.steps
 
 
 PAPER = Solver("ddim", 50)
@@ -88,7 +85,7 @@ def main() -> None:
         seconds = statistics.median(one["seconds"] for one in results)
         distances = [one["frechet"] for one in results]
         rows.append([
-            row, str(solver.calls), f"{options.images / seconds:.0f}", f"{first / seconds:.2f}",
+            row, str(num_calls(*solver)), f"{options.images / seconds:.0f}", f"{first / seconds:.2f}",
             f"{statistics.fmean(distances):.2f} ± {statistics.stdev(distances):.2f}",
         ])  # fmt: skip
     columns = ["sampler", "calls an image", "images/s", "times the first", "Frechet distance"]

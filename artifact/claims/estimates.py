@@ -24,6 +24,7 @@ from artifact.claims.arms import resolve_arms
 from artifact.claims.registry import Claim, load_claims
 from privimage.classifiers.downstream import UtilityCnn
 from privimage.classifiers.query_network import QueryNetwork
+from privimage.diffusion.sampler import num_calls
 from privimage.diffusion.unet import UNet, UNetConfig
 from privimage.errors import ConfigError
 from privimage.settings.config import QueryNetworkConfig, RunConfig
@@ -115,7 +116,7 @@ def stage_work(config: RunConfig) -> dict[str, float]:
     network, sampling = config.query_network, config.sampling
     shown = full_batches(public - public // 10, network.batch_size) * network.epochs
     drawn = privacy.num_steps * privacy.sampling_rate * sensitive
-    calls = 2 * sampling.num_steps - 1 if sampling.sampler == "heun" else sampling.num_steps
+    calls = num_calls(sampling.sampler, sampling.num_steps)
     return {
         "query_network": TRAINING * query_network * shown,
         "query": query_network * sensitive if strategy == "semantic" else 0,

@@ -112,6 +112,11 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+def num_calls(sampler: str, num_steps: int) -> int:
+    """Of the denoiser, for one image."""
+    return 2 * num_steps - 1 if sampler == "heun" else num_steps
+
+
 def _slope(denoise: Denoise, x: Tensor, sigma: float, labels: Tensor | None) -> Tensor:
     return (x - _denoised(denoise, x, sigma, labels)) / sigma
 

@@ -63,7 +63,7 @@ def choose_engine(
         try:
             seconds, grown = memory.with_growth(partial(seconds_of, engine), device)
             timed.append((seconds, engine))
-            if engine.strategy == "folded":
+            if engine.strategy == "folded" and device.type == "cpu":  # a GPU says so by itself
                 bytes_an_image = grown / (engine.pass_size * workers)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()

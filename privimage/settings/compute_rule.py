@@ -1,7 +1,8 @@
 """What a given time is spent on (docs/speed.md, "A given time").
 
 From public facts and from paces that were measured on made-up images, never from private ones: what
-is chosen here may be published. The shares come from measured curves, bench/compute_rule.py.
+is chosen here may be published. The halves rest on curves of digits (bench/compute_rule.py), the
+rest on settings that were tried by hand.
 """
 
 import math
@@ -15,7 +16,7 @@ QUERY_NETWORK, SYNTHETIC_IMAGES = 0.15, 0.15
 RESERVE = 0.05  # ... and to what nobody foresees
 PRETRAINING = 0.5  # of what is left then; DP-SGD has the rest
 FEWEST_EPOCHS, MOST_EPOCHS = 1, 8  # of the query network
-# DP-SGD: noise falls with the batch, and so few steps are enough to leave the pre-trained weights
+# DP-SGD: the noise of a step falls with its batch, and so the batch is enlarged before the count
 NUM_STEPS, MOST_STEPS, MOST_OF_THE_SET = 60, 240, 0.2
 FEWEST_IN_A_STEP = 16
 MOST_SHOWN = 4_000_000  # images of pre-training

@@ -34,6 +34,7 @@ from privimage.diffusion.build import new_denoiser
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.generate import generate_images
 from privimage.diffusion.loss import denoising_loss
+from privimage.diffusion.sampler import num_calls
 from privimage.evaluation.evaluate import MOST_FOR_CLASSIFIERS
 from privimage.gradients.engine_choice import choose_engine
 from privimage.machine import memory
@@ -250,11 +251,8 @@ def _generate(denoiser: Denoiser, config: RunConfig) -> float:
         compute=replace(compute, compiled=False),
     )
 
-    def calls(num_steps: int) -> int:  # of the network, for one image
-        return 2 * num_steps - 1 if wanted.sampler == "heun" else num_steps
-
-    a_call = _seconds_of(draw) / num_images / calls(2)
-    return wanted.num_images * calls(wanted.num_steps) * a_call
+    a_call = _seconds_of(draw) / num_images / num_calls(wanted.sampler, 2)
+    return wanted.num_images * num_calls(wanted.sampler, wanted.num_steps) * a_call
 
 
 def _evaluate(network: QueryNetwork, config: RunConfig, facts: Numbers) -> float:

@@ -17,6 +17,7 @@ from privimage.diffusion.sampler import (
     dpm_solver_sample,
     heun_sample,
     karras_grid,
+    num_calls,
 )
 from privimage.errors import ConfigError
 
@@ -133,6 +134,13 @@ def test_dpm_solver_is_exact_where_the_denoised_image_does_not_change():
 @pytest.mark.parametrize(("steps", "ddim_steps"), [(5, 18), (20, 50)])
 def test_few_steps_of_dpm_solver_are_as_near_as_many_of_ddim(steps, ddim_steps):
     assert error(dpm_solver_sample, steps, 0.002) < error(ddim_sample, ddim_steps, 0.002)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_number_of_calls_is_known_beforehand(sampler):
+    denoise = GaussianDenoiser()
+    SAMPLERS[sampler](denoise, latents(), None, num_steps=7)
+    assert len(denoise.levels) == num_calls(sampler, 7)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
