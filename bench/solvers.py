@@ -85,7 +85,8 @@ def main() -> None:
         seconds = statistics.median(one["seconds"] for one in results)
         distances = [one["frechet"] for one in results]
         rows.append([
-            row, str(num_calls(*solver)), f"{options.images / seconds:.0f}", f"{first / seconds:.2f}",
+            row, str(num_calls(*solver)),
+            f"{options.images / seconds:.0f}", f"{first / seconds:.2f}",
             f"{statistics.fmean(distances):.2f} ± {statistics.stdev(distances):.2f}",
         ])  # fmt: skip
     columns = ["sampler", "calls an image", "images/s", "times the first", "Frechet distance"]
