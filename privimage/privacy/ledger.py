@@ -218,6 +218,14 @@ class PrivacyLedger:
         self._entries = entries
 
 
+def charge_answer(ledger: PrivacyLedger, name: str) -> None:
+    """Charge the answer to a query before it is used, unless it has been charged already: one that
+    an interrupted process kept, or one that another run gave.
+    """
+    if not ledger.charged(name):
+        ledger.charge(name)
+
+
 def _to_dict(terms: dict[str, Any], entries: dict[str, _Entry]) -> dict[str, Any]:
     events = [
         {

@@ -1,7 +1,7 @@
 """The promise and how it is kept: (epsilon, delta) for all mechanisms of a run together.
 
-The query comes first, with the noise that was chosen for it; the noise of DP-SGD is calibrated from
-what the query leaves. Unit: one image; adjacency: add or remove one image. Nothing here is private.
+The queries come first, with the noise that was chosen for them; the noise of DP-SGD is calibrated
+from what they leave. Unit: one image; adjacency: add or remove one image. Nothing here is private.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 from privimage.privacy.accounting import Accountant, Mechanism, calibrate_noise_multiplier
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import LedgerTerms, PrivacyLedger
+from privimage.privacy.moments import MOMENTS, moments_mechanism
 from privimage.privacy.query import QUERY, query_mechanism
 from privimage.privacy.rng import RandomSource
 
@@ -38,14 +39,17 @@ class PrivacyPlan:
         sampling_rate: float,
         num_steps: int,
         query_noise_multiplier: float | None = None,
+        moments_noise_multiplier: float | None = None,
         accountant: Accountant = "rdp",
     ) -> "PrivacyPlan":
-        """The smallest DP-SGD noise that keeps query (if it is asked) and training within the
-        promise; BudgetError if there is none.
+        """The smallest DP-SGD noise that keeps the queries (those that are asked) and training
+        within the promise; BudgetError if there is none.
         """
         mechanisms = {}
         if query_noise_multiplier is not None:
             mechanisms[QUERY] = query_mechanism(query_noise_multiplier)
+        if moments_noise_multiplier is not None:
+            mechanisms[MOMENTS] = moments_mechanism(moments_noise_multiplier)
         multiplier = calibrate_noise_multiplier(
             tuple(mechanisms.values()),
             sampling_rate=sampling_rate,

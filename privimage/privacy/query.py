@@ -128,14 +128,6 @@ def semantic_query(
     return noisy
 
 
-def charge_answer(ledger: PrivacyLedger) -> None:
-    """Charge an answer before it is used, unless it has been charged already: one that an
-    interrupted process kept, or one that another run gave.
-    """
-    if not ledger.charged(QUERY):
-        ledger.charge(QUERY)
-
-
 def check_selection_fits(num_labels: int, num_public_classes: int, classes_per_label: int) -> None:
     """No public class serves two labels, so there must be enough of them; else ConfigError."""
     if num_labels * classes_per_label > num_public_classes:

@@ -18,6 +18,7 @@ from privimage.files.durable import write_durably, write_json_durably
 from privimage.machine.environment import describe_environment
 from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.dp_sgd import DP_SGD
+from privimage.privacy.moments import MOMENTS
 from privimage.privacy.query import QUERY, query_sensitivity
 from privimage.release.model_card import model_card
 from privimage.release.statement import (
@@ -34,10 +35,11 @@ MEASURED = ("seconds", "peak_memory_mib", "peak_gpu_memory_mib")
 # what of a run folder follows from charged results or public data alone
 RELEASED = {
     "model.safetensors": "weights of the generator, averaged over the steps",
-    "pretrained.safetensors": "weights before fine-tuning, from public images alone but for the "
-    "choice of classes; averaged in `pretrained_ema.safetensors`",
+    "pretrained.safetensors": "weights before fine-tuning, from public images and the answers to "
+    "the queries; averaged in `pretrained_ema.safetensors`",
     "images.npz": "synthetic images with their labels, and `images/` and `samples.png` from it",
     "query/answer.json": "the noisy histogram of public classes",
+    "query/moments.safetensors": "noisy moments of each label; `query/sketches.png` from them",
     "query/selection.json": "the chosen public classes, and pictures of them from the public set",
     "stats.jsonl": "norms of noisy gradients, losses of public images; by step, without times",
     "ledger.json": "every use of the sensitive images",
@@ -90,6 +92,12 @@ def circumstances(run: Run) -> Circumstances:
         query_sensitivity(votes),
         f"One image changes {votes} cells by 1, so the histogram by the square root of {votes}.",
     )
+    moments = Release(
+        "for each label a noisy count and noisy sums of clipped coordinates and of their products",
+        1.0,
+        "The coordinates of each image are clipped to the norm 1, and count, sums and products "
+        "weighted so that one image moves all of them together by 1 at most.",
+    )
     sgd = Release(
         "a noisy gradient per step; weights, their average and images follow from it",
         config.privacy.clip_norm,
@@ -97,7 +105,7 @@ def circumstances(run: Run) -> Circumstances:
         taken=steps_taken(run),
     )
     return Circumstances(
-        releases={QUERY: query, DP_SGD: sgd},
+        releases={QUERY: query, MOMENTS: moments, DP_SGD: sgd},
         files={
             name: what
             for name, what in RELEASED.items()
@@ -136,6 +144,7 @@ def code_identity() -> dict[str, str]:
 def _privacy(run: Run) -> dict[str, Any]:
     promised, ledger = run.config.privacy, run.ledger
     query, sgd = ledger.reserved.get(QUERY), ledger.reserved[DP_SGD]
+    moments = ledger.reserved.get(MOMENTS)
     taken = steps_taken(run) if ledger.charged(DP_SGD) == sgd.count else None
     return {
         "epsilon": ledger.reserved_epsilon(promised.accountant),
@@ -146,6 +155,7 @@ def _privacy(run: Run) -> dict[str, Any]:
         "delta": promised.delta,
         "accountant": promised.accountant,
         "query_noise_multiplier": query.noise_multiplier if query else None,
+        **({"moments_noise_multiplier": moments.noise_multiplier} if moments else {}),
         "sgd_noise_multiplier": sgd.noise_multiplier,
         "sampling_rate": sgd.sampling_rate,
         "steps": sgd.count,

@@ -1,6 +1,6 @@
 """The promise of a run and its account: what will be charged, and what a spent folder refuses.
 
-Noise is calibrated from what the query leaves. Once budget is spent in a folder, nothing there may
+Noise is calibrated from what the queries leave. Once budget is spent in a folder, nothing there may
 be done differently, and the account may be neither lost nor replaced by an older copy. `private/`
 holds the key that names the sensitive images in public files.
 """
@@ -14,6 +14,7 @@ from privimage.errors import RunFolderError
 from privimage.files.plain_yaml import read_yaml
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.moments import MOMENTS
 from privimage.privacy.plan import PrivacyPlan
 from privimage.privacy.query import QUERY
 from privimage.privacy.rng import RandomSource, insecure_source, secure_source
@@ -25,14 +26,15 @@ from privimage.settings.config import RunConfig
 
 logger = logging.getLogger(__name__)
 KEY_BYTES = 32
-CHARGED = {"query": QUERY, "finetune": DP_SGD}  # what each private stage is charged as
+# what each private stage is charged as
+CHARGED = {"query": QUERY, "moments": MOMENTS, "finetune": DP_SGD}
 # settings that a charge fixes: they shaped what was released
-BEFORE_QUERY = ("seed", "data", "privacy", "query_network")
+BEFORE_QUERY = ("seed", "data", "privacy", "query_network", "moments")
 BEFORE_DP_SGD = (*BEFORE_QUERY, "selection", "network", "pretrain", "finetune")
 
 
 def privacy_plan(config: RunConfig) -> PrivacyPlan:
-    """What will be charged: the query (if asked) and DP-SGD with the noise that the rest allows."""
+    """What will be charged: queries that are asked, and DP-SGD with the noise that they leave."""
     privacy, asks = config.privacy, config.selection.strategy == "semantic"
     return PrivacyPlan.calibrated(
         epsilon=privacy.epsilon,
@@ -40,6 +42,7 @@ def privacy_plan(config: RunConfig) -> PrivacyPlan:
         sampling_rate=privacy.sampling_rate,
         num_steps=privacy.num_steps,
         query_noise_multiplier=privacy.query_noise_multiplier if asks else None,
+        moments_noise_multiplier=config.moments.noise_multiplier if config.moments else None,
         accountant=privacy.accountant,
     )
 
@@ -92,7 +95,7 @@ def refuse_older_ledger(folder: Path, ledger: PrivacyLedger) -> None:
 def refuse_other_settings(config: RunConfig, folder: Path, ledger: PrivacyLedger) -> None:
     """RunFolderError, before anything is touched, if budget was spent here under other settings."""
     path = folder / "config.yaml"
-    charged = [name for name in (QUERY, DP_SGD) if ledger.charged(name)]
+    charged = [name for name in CHARGED.values() if ledger.charged(name)]
     if not charged or not path.exists():
         return
     before, now = read_yaml(path), config.to_dict()

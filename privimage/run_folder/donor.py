@@ -22,10 +22,11 @@ from privimage.privacy.ledger import PrivacyLedger
 from privimage.run_folder import manifest
 
 Entry = Literal["pretrained", "finetuned", "samples"]
+QUERIES = ("query", "moments", "selection")
 TAKEN_OVER: dict[Entry, tuple[str, ...]] = {
-    "pretrained": ("query", "selection", "pretrain"),
-    "finetuned": ("query", "selection", "pretrain", "finetune"),
-    "samples": ("query", "selection", "pretrain", "finetune", "generate"),
+    "pretrained": (*QUERIES, "pretrain"),
+    "finetuned": (*QUERIES, "pretrain", "finetune"),
+    "samples": (*QUERIES, "pretrain", "finetune", "generate"),
 }
 # weights that a later entry has no use for
 NOT_NEEDED: dict[Entry, tuple[str, ...]] = {

@@ -22,6 +22,7 @@ TAKEN_OVER = "taken_over"  # among the inputs: what the stage left where it was 
 PRODUCTS = {  # all that a stage may leave
     "query_network": ("query_network.safetensors", "query_network.json"),
     "query": ("query/answer.json",),
+    "moments": ("query/moments.safetensors", "query/sketches.png"),
     "selection": ("query/selection.json", "query/chosen_classes.png"),
     "pretrain": ("pretrained.safetensors", "pretrained_ema.safetensors"),
     "finetune": ("model.safetensors", "finetune.json"),

@@ -111,6 +111,16 @@ class SelectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MomentsConfig:
+    """What is asked of the average image of a label, beyond the paper (docs/method.md, 12)."""
+
+    noise_multiplier: Positive
+    num_components: Count = 64  # directions of public images
+    # at noise levels from here on, pre-training takes sketches in the place of public images
+    sketch_noise_level: Positive = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """The U-Net (docs/method.md, 3); image size, colours and labels follow from the data."""
 
@@ -201,6 +211,7 @@ class RunConfig:
     pretrain: PretrainConfig
     finetune: FinetuneConfig
     sampling: SamplingConfig
+    moments: MomentsConfig | None = None  # asked only where they are set
     evaluation: EvaluationConfig = EvaluationConfig()
     performance: PerformanceConfig = PerformanceConfig()
     seed: Natural = 0
@@ -213,6 +224,11 @@ class RunConfig:
             yield (
                 f"data.image_size is {self.data.image_size}, but a network of "
                 f"{len(self.network.channel_multipliers)} levels needs a multiple of {factor}"
+            )
+        if self.moments is not None and self.selection.strategy == "none":
+            yield (
+                "moments are asked for, and selection.strategy is none: they serve pre-training; "
+                "leave the section moments out"
             )
 
     def to_dict(self) -> dict[str, Any]:

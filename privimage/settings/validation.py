@@ -107,6 +107,7 @@ def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
         if dataclasses.is_dataclass(kind):
             kind = get_type_hints(kind)[str(part)]
+            kind = next(filter(dataclasses.is_dataclass, get_args(kind)), kind)  # X | None
         else:  # dict[str, X] or tuple[X, ...]
             kind = get_args(kind)[get_origin(kind) is dict]
     return sorted(field.name for field in dataclasses.fields(kind))

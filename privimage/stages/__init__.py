@@ -1,1 +1,1 @@
-"""The seven stages of the method, and the pipeline that runs them."""
+"""The eight stages of the method, and the pipeline that runs them."""

@@ -21,6 +21,7 @@ from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import PAID_TIME_SHARE, save_weights
 from privimage.run_folder.run import Run, plain
 from privimage.semantics.selection import public_subset, unlabelled
+from privimage.stages.moments_and_sketches import drawn_sketches, sketch_inputs
 from privimage.stages.semantic import read_selection, rests_on_insecure_query
 from privimage.training.finetune import finetune, made_up_examples
 from privimage.training.pretrain import pretrain
@@ -33,6 +34,7 @@ def pretrain_inputs(run: Run) -> dict[str, Any]:
         "pretrain": plain(run.config.pretrain),
         "conditional": run.config.data.conditional,
         "seed": run.config.seed,
+        **sketch_inputs(run),
     }
 
 
@@ -54,6 +56,7 @@ def pretrain_model(run: Run) -> list[str]:
             run.config.pretrain,
             conditional=run.config.data.conditional,
             seed=run.config.seed,
+            sketches=drawn_sketches(run, subset),
             compute=run.compute,
             context=run.training("pretrain"),
         )

@@ -1,8 +1,9 @@
-"""The seven stages of the method in their order; the pipeline decides which of them can be
+"""The eight stages of the method in their order; the pipeline decides which of them can be
 skipped.
 """
 
 from privimage.privacy.dp_sgd import DP_SGD
+from privimage.privacy.moments import MOMENTS
 from privimage.privacy.query import QUERY
 from privimage.run_folder.run import Stage
 from privimage.stages.images import evaluate_images, evaluate_inputs, generate, generate_inputs
@@ -12,6 +13,7 @@ from privimage.stages.model import (
     pretrain_inputs,
     pretrain_model,
 )
+from privimage.stages.moments_and_sketches import ask_moments, moments_inputs
 from privimage.stages.semantic import (
     ask_query,
     query_inputs,
@@ -24,6 +26,7 @@ from privimage.stages.semantic import (
 STAGES = (
     Stage("query_network", query_network_inputs, train_network, is_shared=True),
     Stage("query", query_inputs, ask_query, charges=QUERY),
+    Stage("moments", moments_inputs, ask_moments, charges=MOMENTS),
     Stage("selection", selection_inputs, select),
     Stage("pretrain", pretrain_inputs, pretrain_model),
     Stage("finetune", finetune_inputs, finetune_model, charges=DP_SGD),

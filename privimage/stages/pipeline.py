@@ -1,9 +1,9 @@
-"""The seven stages in order, from image sets to a record (paper: Figure 3 and Algorithm 1).
+"""The eight stages in order, from image sets to a record (paper: Figure 3 and Algorithm 1).
 
-query_network -> query -> pretrain -> finetune -> generate -> evaluate. A stage whose manifest
-matches is skipped, so repeating a run continues it. Private: the sensitive set, which lives in
-memory and never in a file of the run folder; `private/` holds the key that names it. Everything
-else in the folder is public or released through the ledger.
+query_network -> query -> moments -> selection -> pretrain -> finetune -> generate -> evaluate.
+A stage whose manifest matches is skipped, so repeating a run continues it. Private: the sensitive
+set, which lives in memory and never in a file of the run folder; `private/` holds the key that
+names it. Everything else in the folder is public or released through the ledger.
 """
 
 import json
@@ -31,9 +31,11 @@ from privimage.machine import memory
 from privimage.machine.hardware import usable_cores
 from privimage.machine.processes import ALONE, World
 from privimage.privacy.counted_again import second_opinions
-from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.dp_sgd import DP_SGD
+from privimage.privacy.ledger import PrivacyLedger, charge_answer
+from privimage.privacy.moments import check_moments_fit
 from privimage.privacy.plan import PrivacyPlan
-from privimage.privacy.query import QUERY, charge_answer, check_selection_fits
+from privimage.privacy.query import check_selection_fits
 from privimage.privacy.rng import RandomSource
 from privimage.release.record import MEASURED, make_record, write_statement
 from privimage.run_folder import manifest
@@ -264,6 +266,9 @@ def check_fits(config: RunConfig, sets: ImageSets, *, needs_public: bool = True)
     labels = sets.sensitive.num_classes
     if needs_public and config.selection.strategy in ("semantic", "random"):
         check_selection_fits(labels, sets.public.num_classes, config.selection.classes_per_label)
+    if needs_public and config.moments is not None:
+        num_pixels = sets.public.images[0].numel()
+        check_moments_fit(config.moments.num_components, num_pixels, len(sets.public))
     if config.sampling.num_images < labels:
         raise ConfigError(
             f"sampling.num_images is {config.sampling.num_images} for {labels} classes; "
@@ -321,8 +326,10 @@ def follow_me(run: Run, *, work: bool) -> None:
 
 
 def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:
-    """A stage's files from the donor. The query's answer is charged here too, before it is used."""
-    is_free = donor.brings_ledger or QUERY not in run.ledger.reserved
-    if stage.charges == QUERY and not is_free:
-        charge_answer(run.ledger)
+    """A stage's files from the donor. The answer to a query is charged here too, before it is
+    used.
+    """
+    name = stage.charges
+    if name in run.ledger.reserved and name != DP_SGD and not donor.brings_ledger:
+        charge_answer(run.ledger, name)
     return donor.take_over(stage.name, folder)

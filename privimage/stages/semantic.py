@@ -23,7 +23,8 @@ from privimage.classifiers.query_network import (
 from privimage.diffusion.generate import sample_grid
 from privimage.errors import RunFolderError
 from privimage.files.durable import json_bytes, write_json_durably
-from privimage.privacy.query import QUERY, charge_answer, query_receipt, semantic_query
+from privimage.privacy.ledger import charge_answer
+from privimage.privacy.query import QUERY, query_receipt, semantic_query
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import save_weights
 from privimage.run_folder.private_folder import read_private, write_private
@@ -126,7 +127,7 @@ def ask_query(run: Run) -> list[str]:
         noisy = ask(run)
     if noisy is None or not run.world.is_leader:
         return []
-    charge_answer(run.ledger)
+    charge_answer(run.ledger, QUERY)
     receipt = query_receipt(
         run.sets.sensitive,
         classes_per_image=run.config.selection.classes_per_label,
@@ -146,9 +147,9 @@ def ask_query(run: Run) -> list[str]:
 
 
 def rests_on_insecure_query(run: Run) -> bool:
-    """Whether the noise of the answer came from a seed: all that follows from it carries that."""
-    found = manifest.read(run.folder, "query") or {"inputs": {}}
-    return found["inputs"].get("insecure", False)  # without a query there is no noise
+    """Whether the noise of an answer came from a seed: all that follows from it carries that."""
+    found = [manifest.read(run.folder, stage) or {"inputs": {}} for stage in ("query", "moments")]
+    return any(m["inputs"].get("insecure", False) for m in found)  # without a query: no noise
 
 
 def ask(run: Run) -> Tensor:

@@ -21,10 +21,12 @@ from privimage.files.plain_files import inside, read_bounded
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import LedgerTerms, PrivacyLedger
+from privimage.privacy.moments import MOMENTS
 from privimage.privacy.query import QUERY
 from privimage.privacy.rng import RandomSource
 from privimage.release.image_files import images_are_insecure
 from privimage.run_folder import manifest
+from privimage.run_folder.budget import CHARGED
 from privimage.run_folder.checkpoint import weights_are_insecure
 from privimage.run_folder.donor import Donor
 from privimage.run_folder.run import ImageSets, Run
@@ -61,18 +63,21 @@ def check_takeover(
 
 def check_randomness(donor: Donor, source: RandomSource) -> None:
     """Results that rest on noise with a seed say so everywhere, and serve no run that promises."""
-    query = donor.made_from("query").get("insecure", False)  # without a query there is no noise
+    # without a query there is no noise
+    asked = {stage: donor.made_from(stage).get("insecure", False) for stage in ("query", "moments")}
+    query = asked["query"] or asked["moments"]  # of what rests on both
     model = donor.made_from("finetune").get("insecure") if donor.brings_ledger else query
     ledger = donor.ledger().to_dict().get("insecure")
-    found = [("stages/query.json", query, query)]  # where it is said, what, and what is due
+    # where it is said, what, and what is due
+    found = [(f"stages/{stage}.json", said, said) for stage, said in asked.items()]
     if asked_query(donor):
-        found.append((ANSWER, receipt_of(donor).get("insecure"), query))
+        found.append((ANSWER, receipt_of(donor).get("insecure"), asked["query"]))
     if donor.brings_ledger:
         found += [("stages/finetune.json", model, model), ("ledger.json", ledger, model)]
     elif asked_query(donor) and donor.did("query"):
-        found.append(("ledger.json", ledger, query))
+        found.append(("ledger.json", ledger, asked["query"]))
     for stage in donor.stages[1:] if donor.gives("query_network") else donor.stages:
-        due = query if stage in ("selection", "pretrain") else model
+        due = {"selection": query, "pretrain": query, "moments": asked["moments"]}.get(stage, model)
         for name in donor.needed(stage):
             read = {".safetensors": weights_are_insecure, ".npz": images_are_insecure}
             if says := read.get(Path(name).suffix):
@@ -99,7 +104,7 @@ def check_account(
 ) -> None:
     """The donor has paid for what is taken over, as this run would have."""
     ledger = donor.ledger()
-    for stage, name in {"query": QUERY, "finetune": DP_SGD}.items():
+    for stage, name in CHARGED.items():
         if not donor.gives(stage) or name not in plan:
             continue
         if not _is_as_planned(ledger.reserved.get(name), plan[name]):
@@ -190,6 +195,8 @@ def check_settings(
             told = ("noise_multiplier", "classes_per_image")
             given = {name: receipt.get(name) for name in told}
             refuse_other({n: expected[n] for n in told}, given, where=f"{donor.folder / ANSWER}")
+        if stage.name == "moments" and MOMENTS in plan:  # as with the query
+            expected |= {name: found.get(name) for name in ("sensitive", "insecure")}
         if config.stage_seconds is not None:
             found.pop("stage_seconds", None)  # a rehearsal may rest on what took another time
         refuse_other(expected, found, where=f"{stage.name} of {donor.folder}")
@@ -210,9 +217,12 @@ def check_products(donor: Donor, config: RunConfig) -> None:
     """Every stage left all that it leaves under these settings."""
     strategy = config.selection.strategy
     lacks_last = {"query": strategy != "semantic", "selection": strategy in ("all", "none")}
+    asks_moments = config.moments is not None
     for stage in donor.stages:
         products = manifest.PRODUCTS[stage]
         expected = products[:-1] if lacks_last.get(stage) else products
+        if stage == "moments" and not asks_moments:
+            expected = ()
         left = manifest.results(donor.home(stage), stage)
         if left.keys() != {*expected}:
             raise DataInvalidError(
@@ -226,6 +236,8 @@ def check_images(donor: Donor, sensitive: ImageSet) -> None:
     names = {}
     if asked_query(donor) and donor.did("query"):
         names[ANSWER] = receipt_of(donor).get("data_id")
+    if donor.made_from("moments").get("sensitive") and donor.did("moments"):
+        names["stages/moments.json"] = donor.made_from("moments")["sensitive"]
     if names or (donor.brings_ledger and donor.did("finetune")):
         names["ledger.json"] = name_of_images(donor)
     key = inside(donor.folder, "private/data_key")

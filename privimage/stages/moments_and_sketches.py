@@ -1,0 +1,167 @@
+"""Between the query and the selection: ask the moments query, where the settings have it, and draw
+the sketches that pre-training uses (docs/method.md, 12).
+
+Only `ask_moments` touches the sensitive set, and only through `moments_query`, which charges the
+ledger.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from privimage.data.image_set import ImageSet
+from privimage.diffusion.generate import sample_grid
+from privimage.errors import RunFolderError
+from privimage.privacy.ledger import charge_answer
+from privimage.privacy.moments import MOMENTS, Basis, Moments, moments_query
+from privimage.run_folder import manifest
+from privimage.run_folder.checkpoint import save_weights
+from privimage.run_folder.private_folder import read_private, write_private
+from privimage.run_folder.run import Run, plain, public_set, save_picture
+from privimage.semantics.sketches import Frame, draw_sketches, gaussians, public_frame
+from privimage.training.pretrain import Sketches
+
+NUM_SKETCHES = 20_000
+PER_LABEL_SHOWN = 10
+QUESTION = "question"
+MOMENTS_FILE, PICTURE = manifest.PRODUCTS["moments"]
+
+
+def moments_inputs(run: Run) -> dict[str, Any]:
+    if run.config.moments is None:
+        return {"moments": "not asked"}
+    return {
+        "public": public_set(run),
+        "sensitive": run.data_id,
+        "labels": list(run.sets.sensitive.class_names),
+        "moments": plain(run.config.moments),
+        "seed": run.config.seed,
+        "insecure": run.source.insecure,
+    }
+
+
+def ask_moments(run: Run) -> list[str]:
+    """Release the noisy moments, with the basis that they are in.
+
+    A copy lies in `private/` before the charge, so that no crash can take a paid answer away, and
+    the same images are never asked twice.
+    """
+    if run.config.moments is None:
+        return []
+    kept = _kept_answer(run) if run.world.is_leader else None
+    if run.world.broadcast_flag(kept is None):
+        kept = _ask(run)
+    if kept is None or not run.world.is_leader:
+        return []
+    charge_answer(run.ledger, MOMENTS)
+    save_weights(run.folder / MOMENTS_FILE, kept, insecure=run.source.insecure)
+    images, labels = _drawn(run, kept, run.sets.public)
+    shown = PER_LABEL_SHOWN * run.sets.sensitive.num_classes
+    names = run.sets.sensitive.class_names
+    grid = sample_grid(images[:shown], labels[:shown], names, per_class=PER_LABEL_SHOWN)
+    save_picture(run.folder / PICTURE, grid)
+    run.progress("moments", 1, 1)
+    return [MOMENTS_FILE, PICTURE]
+
+
+def sketch_inputs(run: Run) -> dict[str, Any]:
+    """What pre-training rests on beside the selection; nothing where no moments were asked for."""
+    if run.config.moments is None:
+        return {}
+    return {"moments": manifest.results(run.folder, "moments")}
+
+
+def drawn_sketches(run: Run, subset: ImageSet) -> Sketches | None:
+    """Sketches with detail from the chosen public images, on every process; None without
+    moments.
+    """
+    if run.config.moments is None:
+        return None
+    kept = {}
+    if run.world.is_leader:
+        kept = safetensors.torch.load_file(run.folder / MOMENTS_FILE)
+    images, labels = _drawn(run, run.world.broadcast(kept), subset)
+    return Sketches(images, labels, run.config.moments.sketch_noise_level)
+
+
+def _ask(run: Run) -> dict[str, Tensor]:
+    """The answer, asked and paid for; RunFolderError if it was paid for before."""
+    config = run.config.moments
+    assert config is not None
+    if run.world.is_leader and run.ledger.charged(MOMENTS):
+        raise RunFolderError(
+            f"{run.folder} has already spent privacy budget on moments and its result is no longer "
+            "here; doing it again would spend it twice: use a new run folder"
+        )
+    frame = public_frame(
+        run.sets.public, num_components=config.num_components, seed=run.config.seed
+    )
+    frame = _frame(run.world.broadcast(_frame_tensors(frame)))  # one for all, to the last bit
+
+    def keep(noisy: Moments) -> None:
+        kept = _tensors(noisy, frame) | {QUESTION: _question(run)}
+        write_private(_kept(run), safetensors.torch.save(kept))
+
+    noisy = moments_query(
+        run.sets.sensitive,
+        frame.basis,
+        noise_multiplier=config.noise_multiplier,
+        ledger=run.ledger,
+        source=run.source,
+        keep=keep,
+        world=run.world,
+    )
+    return _tensors(noisy, frame)
+
+
+def _tensors(moments: Moments, frame: Frame) -> dict[str, Tensor]:
+    """Everything that sketches follow from, by name."""
+    return moments._asdict() | _frame_tensors(frame)
+
+
+def _frame_tensors(frame: Frame) -> dict[str, Tensor]:
+    scale = torch.tensor(frame.basis.scale, dtype=torch.float64)
+    found = frame.basis._asdict() | {"scale": scale} | frame._asdict()
+    return {name: value.contiguous() for name, value in found.items() if name != "basis"}
+
+
+def _frame(kept: dict[str, Tensor]) -> Frame:
+    basis = Basis(kept["directions"], kept["offset"], float(kept["scale"]))
+    return Frame(basis, *(kept[name] for name in Frame._fields[1:]))
+
+
+def _drawn(run: Run, kept: dict[str, Tensor], public: ImageSet) -> tuple[Tensor, Tensor]:
+    assert run.config.moments is not None
+    moments = Moments(*(kept[name] for name in Moments._fields))
+    frame = _frame(kept)
+    found = gaussians(moments, frame, noise_multiplier=run.config.moments.noise_multiplier)
+    return draw_sketches(found, frame, public, num_images=NUM_SKETCHES, seed=run.config.seed)
+
+
+def _kept_answer(run: Run) -> dict[str, Tensor] | None:
+    """The answer to this very question that an interrupted process left, or None.
+
+    One that is damaged counts as none: if it was paid for, `_ask` refuses to ask again.
+    """
+    try:
+        kept = safetensors.torch.load(read_private(_kept(run)) or b"")
+    except (SafetensorError, ValueError, LookupError):
+        return None
+    question = kept.pop(QUESTION, torch.empty(0))
+    return kept if torch.equal(question, _question(run)) else None
+
+
+def _question(run: Run) -> Tensor:
+    """A hash of what is asked, as a tensor that can lie beside the answer."""
+    asked = json.dumps(moments_inputs(run), sort_keys=True).encode()
+    return torch.tensor(list(hashlib.sha256(asked).digest()), dtype=torch.uint8)
+
+
+def _kept(run: Run) -> Path:
+    return run.folder / "private" / "moments_answer.safetensors"
