@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from privimage.errors import DataInvalidError
 from privimage.files.durable import write_durably
+from privimage.files.plain_files import open_plain
 
 logger = logging.getLogger(__name__)
 INSECURE = "insecure"
 MAGIC = b"privimage checkpoint"
+MAX_HEADER_BYTES = 200  # magic and two hashes have 151
 TIME_SHARE = 0.02  # of a stage's time may go into writing checkpoints
 PAID_TIME_SHARE = 0.5  # where privacy paid for it: each step that lasts twice a save or more
 
@@ -101,6 +103,17 @@ class Checkpoint:
 
 
 NOT_KEPT = Checkpoint(None)
+
+
+def is_undamaged(path: Path) -> bool:
+    """Whether a saved state has the SHA-256 that it carries; nothing in it is unpacked."""
+    with open_plain(path) as file:
+        header = file.readline(MAX_HEADER_BYTES)
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    is_headed = header.startswith(MAGIC) and header.endswith(b"\n")
+    return is_headed and header.split()[-1] == digest.hexdigest().encode()
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> None:

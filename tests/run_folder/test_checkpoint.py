@@ -7,7 +7,7 @@ import torch
 
 from privimage.errors import RunFolderError
 from privimage.run_folder import checkpoint as module
-from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint, is_undamaged
 
 
 @pytest.fixture
@@ -107,3 +107,15 @@ def test_without_a_path_nothing_is_kept():
     NOT_KEPT.save(state(1))
     assert NOT_KEPT.load() is None
     assert not NOT_KEPT.is_due()
+
+
+def test_a_saved_state_is_checked_without_being_unpacked(path):
+    Checkpoint(path, belongs_to={"rate": 0.1}).save(state(1))
+    assert is_undamaged(path)
+    content = path.read_bytes()
+    for place in (3, 120, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert not is_undamaged(path)
+    for other in (b"", b"anything", content[:100]):
+        path.write_bytes(other)
+        assert not is_undamaged(path)
