@@ -1,4 +1,4 @@
-"""The commands for what a run left: `privimage verify`.
+"""The commands for what a run left: `privimage verify` and `sample`.
 
 Each is a thin layer over one function of the library, which is imported when the command runs.
 """
@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from privimage.errors import NotAsStatedError
+from privimage.machine.launch import stopped_with_a_word
 from privimage.terminal.plain_text import say
 
 
 def add_commands(app: typer.Typer) -> None:
     """Make them commands of `privimage`."""
-    app.command()(verify)
+    for command in (verify, sample):
+        app.command()(command)
 
 
 def verify(
@@ -43,3 +45,41 @@ def verify(
     missing = len(checks) - num_made
     without = f"; {missing} could not be made, for want of the files named above" * bool(missing)
     say(f"{run}: all {num_made} checks that were made hold{without}.")
+
+
+def sample(
+    model: Annotated[
+        Path, typer.Argument(help="run folder, what was published of one, or model.safetensors")
+    ],
+    out: Annotated[Path, typer.Option(help="where the images go; nothing may be there")],
+    num: Annotated[int, typer.Option(help="how many images")] = 1000,
+    label: Annotated[str | None, typer.Option(help="of this class only; default: all")] = None,
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="folder (a folder of PNG files a class), npz, or webdataset (tar shards)",
+        ),
+    ] = "folder",
+    seed: Annotated[int, typer.Option(help="another one gives other images")] = 0,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddim, heun or dpm_solver; default: as the run had it")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="of the sampler; default: as the run")] = None,
+) -> None:
+    """Draw more images from a finished model, at no privacy cost.
+
+    No seed gives the images of the run itself once more. An interrupted command leaves nothing.
+
+    privimage sample runs/mine --num 1000 --label cats --out more
+    """
+    from privimage.release.more_images import Wanted, sample_more
+    from privimage.terminal.progress import StageProgress
+
+    wanted = Wanted(num_images=num, label=label, seed=seed, sampler=sampler, num_steps=steps)
+    with stopped_with_a_word("nothing was left; the same command begins again"):
+        with StageProgress() as progress:
+            drawn = sample_more(model, wanted, out, kind=kind, progress=progress)
+        if drawn.insecure:
+            say("NO GUARANTEE: the noise of this model had a fixed seed; do not release the images")
+        say(f"{num} images in {out}; they cost no privacy beyond what the model has cost")

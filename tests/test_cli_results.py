@@ -1,10 +1,12 @@
 """The commands for what a run left, as people type them."""
 
 import shutil
+import signal
 
 import pytest
 
 from privimage import cli
+from privimage.release import image_writers
 
 
 @pytest.fixture
@@ -45,3 +47,49 @@ def test_the_help_shows_an_example_and_the_codes(monkeypatch, capsys):
     words = " ".join(capsys.readouterr().out.split())
     assert "privimage verify runs/mine" in words
     assert "Exit code 0: all holds; 7: something does not" in words
+
+
+def test_more_images_are_drawn_by_name(monkeypatch, folder, tmp_path, capsys):
+    out = tmp_path / "more"
+    assert command(monkeypatch, "sample", folder, "--num", 6, "--label", 4, "--out", out) == 0
+    assert f"6 images in {out}; they cost no privacy" in capsys.readouterr().out
+    assert len([*(out / "4").glob("*.png")]) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (("--num", "0"), 2, "num_images is 0"),
+        (("--label", "x\x1b[31m"), 2, "choose 0, 1, 2"),
+        (("--format", "zip"), 2, "choose folder, npz, webdataset"),
+        (("--sampler", "euler"), 2, "choose ddim"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    monkeypatch, folder, tmp_path, capsys, arguments, code, part
+):
+    out = tmp_path / "more"
+    assert command(monkeypatch, "sample", folder, "--out", out, *arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert part in error
+    assert error.count("\n") == 1
+    assert error.strip().isprintable()
+    assert not out.exists()
+
+
+def test_a_stopped_command_leaves_nothing_and_says_so(monkeypatch, folder, tmp_path, capsys):
+    def stopped(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(image_writers, "png_of", stopped)
+    out = tmp_path / "out" / "more"
+    assert command(monkeypatch, "sample", folder, "--out", out) == 143
+    assert "nothing was left; the same command begins again" in capsys.readouterr().err
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["verify", "sample"])
+def test_every_help_shows_an_example(monkeypatch, capsys, name):
+    assert command(monkeypatch, name, "--help") == 0
+    assert f"privimage {name} runs/mine" in " ".join(capsys.readouterr().out.split())
