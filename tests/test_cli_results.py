@@ -1,5 +1,6 @@
 """The commands for what a run left, as people type them."""
 
+import json
 import shutil
 import signal
 
@@ -89,7 +90,42 @@ def test_a_stopped_command_leaves_nothing_and_says_so(monkeypatch, folder, tmp_p
     assert list(out.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["verify", "sample"])
+def test_numbers_are_said_and_written_with_what_they_do_not_promise(
+    monkeypatch, folder, tmp_path, capsys
+):
+    path = tmp_path / "scores.json"
+    arguments = ("evaluate", folder, "--against", "digits", "--no-classifiers", "--json", path)
+    assert command(monkeypatch, *arguments) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("scores of private real images are not covered by the promise")
+    scores = json.loads(path.read_text())
+    said = {
+        name.strip(): float(value) for name, _, value in (line.partition(":") for line in lines)
+    }
+    assert said == pytest.approx({n: v for n, v in scores.items() if n != "not_covered"}, rel=1e-3)
+    assert scores["num_real_images"] == 360
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (("--against", "digitz"), 2, "did you mean digits"),
+        (("--against", "folder:nowhere"), 4, "nowhere"),
+        (("--against", "digits", "--json", "."), 2, "is a folder"),
+        (("--against", "digits", "--num", "1"), 2, "--num"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_one_line(
+    monkeypatch, folder, capsys, arguments, code, part
+):
+    assert command(monkeypatch, "evaluate", folder, *arguments) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert part in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["verify", "sample", "evaluate"])
 def test_every_help_shows_an_example(monkeypatch, capsys, name):
     assert command(monkeypatch, name, "--help") == 0
     assert f"privimage {name} runs/mine" in " ".join(capsys.readouterr().out.split())

@@ -15,7 +15,12 @@ from torch import Tensor
 from privimage.diffusion.generate import class_labels, drawn_batches
 from privimage.diffusion.sampler import SAMPLERS
 from privimage.errors import ConfigError
-from privimage.machine.hardware import Compute, default_num_workers, resolved_precision
+from privimage.machine.hardware import (
+    Compute,
+    default_num_workers,
+    resolved_precision,
+    usual_device,
+)
 from privimage.release.image_writers import ImageStream, check_output, write_stream
 from privimage.release.released_model import ReleasedModel, open_released_model
 from privimage.run_folder.runlog import Progress, silent
@@ -60,7 +65,7 @@ def sample_more(
         sampler=wanted.sampler or model.sampling.sampler,
         num_steps=wanted.num_steps or model.sampling.num_steps,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = usual_device()
     compute = Compute(
         num_workers=default_num_workers(device), precision=resolved_precision("auto", device)
     )
