@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from privimage import cli_results
 from privimage.errors import BudgetError, ConfigError, DataMissingError
 from privimage.files.plain_yaml import parse_yaml
 from privimage.machine.launch import is_launched, is_restarted, launch, stopped_with_a_word
@@ -389,3 +390,6 @@ def rule(title: str) -> None:
     from rich.console import Console
 
     Console().rule(title)
+
+
+cli_results.add_commands(app)  # last, so that the help names them after these

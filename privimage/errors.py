@@ -45,3 +45,9 @@ class MemoryRanOutError(UserError):
     """The machine or the GPU has less memory than the work needs."""
 
     exit_code = 3
+
+
+class NotAsStatedError(UserError):
+    """What a run says of itself does not hold."""
+
+    exit_code = 7

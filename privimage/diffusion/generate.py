@@ -22,8 +22,14 @@ from privimage.machine.processes import ALONE, World
 from privimage.settings.config import SamplingConfig
 
 
-def class_labels(num_images: int, num_classes: int) -> Int64[Tensor, " num"]:
-    """Image i is of class i mod num_classes; all are 0 where there are no classes."""
+def class_labels(
+    num_images: int, num_classes: int, *, only: int | None = None
+) -> Int64[Tensor, " num"]:
+    """Image i is of class i mod num_classes, or all are of class `only`; all are 0 where there are
+    no classes.
+    """
+    if only is not None:
+        return torch.full((num_images,), only)
     return torch.arange(num_images) % max(num_classes, 1)
 
 
@@ -34,9 +40,11 @@ def drawn_batches(
     generator: torch.Generator,
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     done: int = 0,
+    only: int | None = None,
     world: World = ALONE,
 ) -> Iterator[UInt8[Tensor, "_ channel height width"]]:
-    """The images from number `done` on, in order, with the labels of `class_labels`; on the CPU.
+    """The images from number `done` on, in order, with the labels of `class_labels`, which is given
+    `only`; on the CPU.
 
     The noise comes from `generator`, which lives on the network's device; another batch size gives
     other images, another number of workers the same, and so does going on after `done`, an end of a
@@ -47,7 +55,7 @@ def drawn_batches(
     denoiser.eval()
     network, device = denoiser.unet.config, next(denoiser.parameters()).device
     num_images, batch_size = config.num_images, config.batch_size
-    labels = class_labels(num_images, network.num_classes)
+    labels = class_labels(num_images, network.num_classes, only=only)
     workers = Workers(compute.num_workers)
     denoise = torch.compile(denoiser) if compute.compiled else denoiser
 

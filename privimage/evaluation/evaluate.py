@@ -143,7 +143,7 @@ def _of_leader(
 ) -> _Candidate:
     """Images that the leader alone has: it deals out what the others need."""
     num = world.broadcast(0 if images is None else len(images))
-    numbers = _random_numbers(num, config.frechet_num_images, seed=seed)
+    numbers = random_numbers(num, config.frechet_num_images, seed=seed)
 
     def batches() -> Iterator[Tensor]:
         parts = numbers.split(BATCH_SIZE)
@@ -171,19 +171,19 @@ def _of_everybody(
     images: ImageSet, config: EvaluationConfig, *, seed: int, world: World
 ) -> _Candidate:
     """Images that every process has: each takes its part."""
-    numbers = _random_numbers(len(images), config.frechet_num_images, seed=seed)
+    numbers = random_numbers(len(images), config.frechet_num_images, seed=seed)
     own = numbers[world.rows(len(numbers))].split(BATCH_SIZE)
 
     def labelled() -> tuple[Tensor, Tensor]:
         if len(images) <= MOST_FOR_CLASSIFIERS:
             return images.images, images.labels
-        chosen = _random_numbers(len(images), MOST_FOR_CLASSIFIERS, seed=seed)
+        chosen = random_numbers(len(images), MOST_FOR_CLASSIFIERS, seed=seed)
         return images.images[chosen], images.labels[chosen]
 
     return _Candidate(len(numbers), lambda: (images.images[part] for part in own), labelled)
 
 
-def _random_numbers(num: int, most: int, *, seed: int) -> Tensor:
+def random_numbers(num: int, most: int, *, seed: int) -> Tensor:
     """At most `most` of `num` images; sorted, so that a mapped file is read forwards."""
     order = torch.randperm(num, generator=torch.Generator().manual_seed(seed))
     return order[:most].sort().values

@@ -1,4 +1,4 @@
-"""Features for the Frechet distance: Inception's or the query network's.
+"""Features for the Frechet distance: Inception's, a query network's, and what `judged_sets.py` has.
 
 Only distances of the Inception features of Heusel et al. (2017) may be called FID; an extractor's
 name carries that into the reports. Nothing here goes online: pytorch-fid's port of Inception is
@@ -9,7 +9,7 @@ differences.
 import hashlib
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from privimage.machine.processes import ALONE, World
 class Extractor:
     """A map from images to feature vectors, with the name that its distances must carry."""
 
-    name: Literal["inception", "query_network"]
+    name: Literal["inception", "query_network", "public_classifier", "pixels"]
     dims: int
     device: torch.device
     features_of: Callable[[Tensor], Tensor]  # from [-1, 1], on `device`
@@ -52,6 +52,11 @@ def query_network_extractor(network: QueryNetwork, *, device: torch.device) -> E
     """The last features of the public classifier; the network is put into evaluation mode."""
     network.to(device).eval()
     return Extractor("query_network", network.feature_size, device, network.features)
+
+
+def public_classifier_extractor(network: QueryNetwork, *, device: torch.device) -> Extractor:
+    """The same of a network that served no query: what it measures has another name."""
+    return replace(query_network_extractor(network, device=device), name="public_classifier")
 
 
 def inception_extractor(

@@ -8,6 +8,7 @@ flushed as well.
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,29 @@ def replaced_durably(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # still there only if something went wrong
+    flush_folder(path.parent)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to be filled, hidden beside `path`, which it becomes in one step at the end: its
+    files are on the disk by then. If anything goes wrong it is removed, and nothing is at `path`.
+    An empty folder may be there before; RunFolderError for anything else.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    is_complete = False
+    try:
+        with writing(path):
+            yield temporary
+            temporary.chmod(0o755)
+            os.sync()  # once for all files, of which there may be a million
+            os.replace(temporary, path)
+        is_complete = True
+    finally:
+        if not is_complete:
+            shutil.rmtree(temporary, ignore_errors=True)
     flush_folder(path.parent)
 
 

@@ -55,6 +55,11 @@ class Workers:
         return [slice(a, b) for a, b in pairwise(bounds) if b > a]
 
 
+def usual_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def default_num_workers(device: torch.device, num_threads: int = 0) -> int:
     """One worker a core (or a thread that may be used) on a CPU, one on a GPU."""
     return 1 if device.type == "cuda" else num_threads or usable_cores()

@@ -37,7 +37,7 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def stopped_with_a_word() -> Iterator[None]:
+def stopped_with_a_word(word: str = "the same command continues the run") -> Iterator[None]:
     """For a command: inside, Ctrl-C and SIGTERM end it with exit code 130 or 143, and it says how
     to go on.
     """
@@ -45,7 +45,7 @@ def stopped_with_a_word() -> Iterator[None]:
         with stopped_by_sigterm():
             yield
     except KeyboardInterrupt as stop:
-        sys.stderr.write("\ninterrupted; the same command continues the run\n")  # to a person
+        sys.stderr.write(f"\ninterrupted; {word}\n")  # to a person
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
 
 

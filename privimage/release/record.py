@@ -20,6 +20,7 @@ from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.moments import MOMENTS
 from privimage.privacy.query import QUERY, query_sensitivity
+from privimage.release.checksums import CHECKSUMS, write_checksums
 from privimage.release.model_card import model_card
 from privimage.release.statement import (
     Circumstances,
@@ -44,7 +45,9 @@ RELEASED = {
     "stats.jsonl": "norms of noisy gradients, losses of public images; by step, without times",
     "ledger.json": "every use of the sensitive images",
     "model_card.md": "what the model is; its scores on real images, if any, are not covered",
+    CHECKSUMS: "the hashes of all these files, for `sha256sum --check` and `privimage verify`",
 }
+WRITTEN_LAST = ("model_card.md", CHECKSUMS)
 
 
 def make_record(run: Run, measured: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -76,11 +79,14 @@ def make_record(run: Run, measured: dict[str, dict[str, float]]) -> dict[str, An
 
 
 def write_statement(run: Run) -> None:
-    """The privacy statement beside the results, in JSON and in words, and the model card."""
+    """The privacy statement beside the results, in JSON and in words, the model card, and the
+    hashes of all that is released.
+    """
     statement = privacy_statement(run.ledger, circumstances(run))
     write_json_durably(run.folder / "privacy_statement.json", statement)
     write_durably(run.folder / "privacy_statement.md", statement_markdown(statement).encode())
     write_durably(run.folder / "model_card.md", model_card(run, statement).encode())
+    write_checksums(run.folder, statement["released"])
 
 
 def circumstances(run: Run) -> Circumstances:
@@ -109,7 +115,7 @@ def circumstances(run: Run) -> Circumstances:
         files={
             name: what
             for name, what in RELEASED.items()
-            if name == "model_card.md" or (run.folder / name).exists()
+            if name in WRITTEN_LAST or (run.folder / name).exists()
         },
         clip_norm=config.privacy.clip_norm,
         noise_multiplicity=config.finetune.noise_multiplicity,

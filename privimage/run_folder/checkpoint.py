@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from privimage.errors import DataInvalidError
 from privimage.files.durable import write_durably
+from privimage.files.plain_files import open_plain
 
 logger = logging.getLogger(__name__)
-INSECURE = "insecure"
+INSECURE, ABOUT = "insecure", "about"  # keys of the metadata of weights
 MAGIC = b"privimage checkpoint"
+MAX_HEADER_BYTES = 200  # magic and two hashes have 151
 TIME_SHARE = 0.02  # of a stage's time may go into writing checkpoints
 PAID_TIME_SHARE = 0.5  # where privacy paid for it: each step that lasts twice a save or more
 
@@ -103,28 +105,74 @@ class Checkpoint:
 NOT_KEPT = Checkpoint(None)
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], *, insecure: bool) -> None:
+def is_undamaged(path: Path) -> bool:
+    """Whether a saved state has the SHA-256 that it carries; nothing in it is unpacked."""
+    with open_plain(path) as file:
+        header = file.readline(MAX_HEADER_BYTES)
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    is_headed = header.startswith(MAGIC) and header.endswith(b"\n")
+    return is_headed and header.split()[-1] == digest.hexdigest().encode()
+
+
+def save_weights(
+    path: Path,
+    weights: dict[str, Tensor],
+    *,
+    insecure: bool,
+    about: dict[str, Any] | None = None,
+) -> None:
     """Finished weights as safetensors. Their metadata says whether the noise that they rest on had
-    a seed, in which case no guarantee holds.
+    a seed, in which case no guarantee holds, and `about` them what else is public (JSON values).
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    # under one name, since safetensors writes several in an order of chance: the same weights are
+    # to be the same bytes
     metadata = {INSECURE: json.dumps(insecure)}
+    if about is not None:
+        metadata = {ABOUT: json.dumps(about | {INSECURE: insecure})}
     write_durably(path, safetensors.torch.save(tensors, metadata))
 
 
 def weights_are_insecure(path: Path) -> bool:
     """Whether they say that it had one; DataInvalidError if they say nothing."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            said = (file.metadata() or {}).get(INSECURE)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise DataInvalidError(f"{path} cannot be read as weights; copy it again") from error
+    metadata = _weights_header(path)[0]
+    about = _parsed_about(path, metadata)
+    said = metadata.get(INSECURE) if about is None else json.dumps(about.get(INSECURE))
     if said not in ("true", "false"):
         raise DataInvalidError(
             f"{path} does not say whether the noise it rests on was secure; use weights that this "
             "version wrote"
         )
     return said == "true"
+
+
+def about_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, tuple[int, ...]]]:
+    """What `save_weights` was told about them, None if nothing, and every tensor's shape by name;
+    no tensor is read.
+    """
+    metadata, shapes = _weights_header(path)
+    return _parsed_about(path, metadata), shapes
+
+
+def _parsed_about(path: Path, metadata: dict[str, str]) -> dict[str, Any] | None:
+    try:
+        about = json.loads(metadata.get(ABOUT, "null"))
+    except (ValueError, RecursionError):
+        about = False
+    if about is None or isinstance(about, dict):
+        return about
+    raise DataInvalidError(f"{path} has metadata that cannot be read; copy it again")
+
+
+def _weights_header(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, shapes
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataInvalidError(f"{path} cannot be read as weights; copy it again") from error
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from privimage.files.durable import write_json_durably
 from privimage.gradients.engine import Engine
 from privimage.gradients.engine_choice import choose_engine
 from privimage.privacy.dp_sgd import DP_SGD
+from privimage.release.released_model import about_model
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import PAID_TIME_SHARE, save_weights
 from privimage.run_folder.run import Run, plain
@@ -102,7 +103,12 @@ def finetune_model(run: Run) -> list[str]:
     )
     if not run.world.is_leader:
         return []
-    save_weights(run.folder / "model.safetensors", average.parameters, insecure=run.source.insecure)
+    save_weights(
+        run.folder / "model.safetensors",
+        average.parameters,
+        insecure=run.source.insecure,
+        about=about_model(unet_config(run.config, run.sets.sensitive), run.sets.sensitive),
+    )
     steps = {"steps_taken": steps_taken, "steps_charged": run.ledger.charged(DP_SGD)}
     write_json_durably(run.folder / "finetune.json", steps)
     return ["model.safetensors", "finetune.json"]

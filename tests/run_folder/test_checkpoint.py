@@ -7,7 +7,14 @@ import torch
 
 from privimage.errors import RunFolderError
 from privimage.run_folder import checkpoint as module
-from privimage.run_folder.checkpoint import NOT_KEPT, Checkpoint
+from privimage.run_folder.checkpoint import (
+    NOT_KEPT,
+    Checkpoint,
+    about_weights,
+    is_undamaged,
+    save_weights,
+    weights_are_insecure,
+)
 
 
 @pytest.fixture
@@ -107,3 +114,30 @@ def test_without_a_path_nothing_is_kept():
     NOT_KEPT.save(state(1))
     assert NOT_KEPT.load() is None
     assert not NOT_KEPT.is_due()
+
+
+def test_a_saved_state_is_checked_without_being_unpacked(path):
+    Checkpoint(path, belongs_to={"rate": 0.1}).save(state(1))
+    assert is_undamaged(path)
+    content = path.read_bytes()
+    for place in (3, 120, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert not is_undamaged(path)
+    for other in (b"", b"anything", content[:100]):
+        path.write_bytes(other)
+        assert not is_undamaged(path)
+
+
+def test_the_same_weights_are_the_same_bytes_whatever_is_said_about_them(tmp_path):
+    about = {"network": {"width": 3}, "class_names": ["cats"]}
+    weights = {name: torch.arange(3.0) for name in "abc"}
+    contents = set()
+    for number in range(10):
+        path = tmp_path / f"{number}.safetensors"
+        save_weights(path, weights, insecure=True, about=about)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    found, shapes = about_weights(tmp_path / "0.safetensors")
+    assert found == about | {"insecure": True}
+    assert shapes == dict.fromkeys("abc", (3,))
+    assert weights_are_insecure(tmp_path / "0.safetensors")
