@@ -7,7 +7,7 @@ SEED ?= 0
 IMAGE ?= privimage
 CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile
-.PHONY: setup demo smoke test test-slow mutants check bench image clean
+.PHONY: setup demo smoke test test-slow mutants check bench image release clean
 
 setup: .venv/.installed
 
@@ -59,5 +59,9 @@ bench: setup
 image:
 	docker build $(DOCKER_BUILD_FLAGS) --tag $(IMAGE) .
 
+# dist/privimage-VERSION.tar.gz of the commit that is checked out, with a wheel and the sums of all files
+release: setup
+	@$(BIN)/python tools/release.py
+
 clean:
-	rm -rf .venv runs out build *.egg-info
+	rm -rf .venv runs out build dist *.egg-info

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-FOLDERS = ("privimage", "artifact", "bench", "tests")
+FOLDERS = ("privimage", "artifact", "bench", "tests", "tools")
 SOURCES = [*ROOT.glob("example*.py"), *(path for f in FOLDERS for path in (ROOT / f).rglob("*.py"))]
 NAMES = {path.name for path in SOURCES}
 
