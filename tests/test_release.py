@@ -5,19 +5,26 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tools.release import SUMS, ReleaseError, write_release
+from tools.release import REVISION, SUMS, ReleaseError, write_release
 
 ROOT = Path(__file__).parents[1]
 IGNORED = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+ADDED = ("wheel", REVISION, SUMS)  # these tests may run in an unpacked release
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 ZENODO = json.loads((ROOT / ".zenodo.json").read_text())
 PROJECT = (ROOT / "pyproject.toml").read_text()
+
+PLAN = ["--public", "glyphs", "--epsilon", "10", "--public-size", "1000", "--classes", "10"]
+PLAN += ["--image-size", "8", "--color", "grey"]
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="releases are made with git")
 
 
 def git(folder, *arguments):
@@ -92,7 +99,7 @@ def test_a_release_of_no_repository_or_of_an_unknown_version_is_refused(small, t
 def two_archives(tmp_path_factory):
     """Releases of one commit, from two clones that lie elsewhere and have another umask."""
     folder = tmp_path_factory.mktemp("release")
-    shutil.copytree(ROOT, folder / "one", ignore=shutil.ignore_patterns(".git", *IGNORED))
+    shutil.copytree(ROOT, folder / "one", ignore=shutil.ignore_patterns(".git", *ADDED, *IGNORED))
     committed(folder / "one")
     mask = os.umask(0o077)
     try:
@@ -133,3 +140,65 @@ def test_the_sums_cover_every_file_and_hold(unpacked):
     }
     assert there - named == {SUMS}
     assert named <= there
+
+
+def environment(folder, *installed):
+    """A virtual environment with the packages of this one and, before them, what is installed."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "packages_of_the_tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip += ["--no-deps", "--no-build-isolation", "--no-index", *installed]
+    subprocess.run(pip, env=without_paths(), check=True)
+    return folder / "bin"
+
+
+def without_paths():
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PRIVIMAGE_CLAIMS")}
+
+
+def said_by(folder, *command):
+    """What a command says that is run in that folder; it must end well."""
+    done = subprocess.run(command, cwd=folder, env=without_paths(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_commands_the_claims_and_what_they_are_judged_by(unpacked, tmp_path):
+    (wheel,) = unpacked.glob("wheel/*.whl")
+    commands = environment(tmp_path / "environment", wheel)
+    where = "import artifact, privimage; print(artifact.__file__, privimage.__file__)"
+    files = said_by(tmp_path, commands / "python", "-c", where).split()
+    assert [path.startswith(str(tmp_path)) for path in files] == [True, True]
+    assert "synthesize" in said_by(tmp_path, commands / "privimage", "--help")
+    assert "epsilon" in said_by(tmp_path, commands / "privimage", "plan", *PLAN)
+    listed = said_by(tmp_path, commands / "artifact", "list")
+    for claim in ROOT.glob("claims/*/claim.yaml"):
+        assert claim.parent.name in listed
+    assert "0.991583" in said_by(tmp_path, commands / "artifact", "show", "kick_the_tires")
+    said_by(tmp_path, commands / "python", "-m", "artifact.claims.estimates")
+    records = files[0].replace("__init__.py", "bundle/expected_results/reference_runs")
+    said_by(tmp_path, commands / "artifact", "report", "--from", records)
+    assert (tmp_path / "runs/report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_unpacked_tree_is_set_up_and_used_without_a_repository(unpacked, tmp_path):
+    tree = shutil.copytree(unpacked, tmp_path / "tree")
+    # the last step of `make setup`; those before it download what is pinned
+    commands = environment(tree / ".venv", "--editable", tree)
+    where = "import artifact; print(artifact.__file__)"
+    assert said_by(tmp_path, commands / "python", "-c", where).startswith(str(tree))
+    assert "kick_the_tires" in said_by(tmp_path, commands / "artifact", "list")
+    assert "epsilon" in said_by(tmp_path, commands / "privimage", "plan", *PLAN)
+    (tree / ".venv/.installed").touch()
+    for goal in ("demo", "test"):
+        steps = said_by(tree, "make", "--dry-run", goal)
+        assert ".venv/bin/" in steps
+        assert "pip install" not in steps
+    documents = ("-m", "pytest", "--quiet", "tests/test_documents.py")
+    assert " passed" in said_by(tree, commands / "python", *documents)
+    refused = subprocess.run(["make", "release"], cwd=tree, capture_output=True, text=True)
+    assert refused.returncode
+    assert "a release is made from a clone" in refused.stderr
