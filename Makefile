@@ -56,8 +56,11 @@ check: setup
 bench: setup
 	@for name in dp_step sampling frechet accounting; do PYTHONPATH=. $(BIN)/python bench/$$name.py || exit 1; done
 
+# the commit and its date, for the image's labels: from an unpacked release, from git, or from nowhere
+COMMIT = $(firstword $(shell cat REVISION 2>/dev/null || git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null) unknown)
+COMMITTED = $(or $(word 2,$(shell cat REVISION 2>/dev/null || git log -1 --format='%H %cI' 2>/dev/null)),unknown)
 image:
-	docker build $(DOCKER_BUILD_FLAGS) --tag $(IMAGE) .
+	docker build $(DOCKER_BUILD_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg REVISION=$(COMMIT) --build-arg CREATED=$(COMMITTED) --tag $(IMAGE) .
 
 # dist/privimage-VERSION.tar.gz of the commit that is checked out, with a wheel and the sums of all files
 release: setup
