@@ -8,6 +8,7 @@ both files to what this gives. `python -m artifact.report.pages` writes them aga
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifact.assets.inventory import FID_WEIGHTS
 from artifact.claims.registry import Claim, Setting, claims_root, load_claims
 from artifact.judging.compare import compare
 from artifact.judging.criteria import Check
@@ -67,6 +68,13 @@ class Experiment:
         if self.setting.calculation is not None:
             return "none"
         return ", ".join(self.setting.needs.all_data) or "bundled"
+
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """What must be got before; FID needs weights that are not part of the bundle either."""
+        data = self.setting.needs.all_data
+        measures_fid = "metrics.fid" in self.claim.measures
+        return (*data, FID_WEIGHTS) if data and measures_fid else data
 
     @property
     def arms(self) -> str:
