@@ -97,16 +97,16 @@ def test_a_release_of_no_repository_or_of_an_unknown_version_is_refused(small, t
 
 @pytest.fixture(scope="module")
 def two_archives(tmp_path_factory):
-    """Releases of one commit, from two clones that lie elsewhere and have another umask."""
+    """Releases of one commit; the second under another folder, umask and ends of lines."""
     folder = tmp_path_factory.mktemp("release")
-    shutil.copytree(ROOT, folder / "one", ignore=shutil.ignore_patterns(".git", *ADDED, *IGNORED))
-    committed(folder / "one")
+    one, other = folder / "one", folder / "other"
+    shutil.copytree(ROOT, one, ignore=shutil.ignore_patterns(".git", *ADDED, *IGNORED))
+    first = write_release(committed(one), one / "dist")
     mask = os.umask(0o077)
     try:
-        git(folder, "clone", "--quiet", "one", "the_other")
-        return [
-            write_release(folder / name, folder / name / "dist") for name in ("one", "the_other")
-        ]
+        git(folder, "clone", "--quiet", one, other)
+        git(other, "config", "core.autocrlf", "true")
+        return first, write_release(other, other / "dist")
     finally:
         os.umask(mask)
 

@@ -74,14 +74,16 @@ def git(root: Path, *arguments: str) -> bytes:
     except FileNotFoundError:
         raise ReleaseError("git is not installed") from None
     except subprocess.CalledProcessError as error:
-        raise ReleaseError(f"git {arguments[0]}: {error.stderr.decode().strip()}") from None
+        raise ReleaseError(f"git {' '.join(arguments)}: {error.stderr.decode().strip()}") from None
     return done.stdout
 
 
 def committed_files(root: Path, commit: str) -> Files:
     """Read from the commit, not from the disk."""
     files: Files = {}
-    with tarfile.open(fileobj=io.BytesIO(git(root, "archive", "--format=tar", commit))) as tar:
+    as_committed = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
+    packed = git(root, *as_committed, "archive", "--format=tar", commit)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         for member in tar:
             if member.isdir():
                 continue
