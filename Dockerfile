@@ -1,7 +1,11 @@
 # The image that reviewers run: the `artifact` command, on GPUs and on CPUs. docs/container.md says how.
 # The torch wheel brings CUDA's libraries: a host needs the NVIDIA driver and container toolkit, no more.
 
-FROM debian:bookworm-slim AS dependencies
+# Another one by digest: docs/container.md has how to find it.
+ARG BASE=debian:bookworm-slim
+
+# hadolint ignore=DL3006
+FROM ${BASE} AS dependencies
 # One more package index, for another build of torch; see docs/container.md.
 ARG EXTRA_INDEX_URL=""
 # Debian's stable release fixes its versions; older ones leave the mirrors, so a pin would break.
@@ -26,7 +30,8 @@ RUN echo /opt/privimage >"$(echo /opt/venv/lib/python3.*/site-packages)/privimag
         && chmod 755 "/opt/venv/bin/$name"; \
     done
 
-FROM debian:bookworm-slim
+# hadolint ignore=DL3006
+FROM ${BASE}
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates dataset-fashion-mnist python3 \
@@ -47,11 +52,6 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     TRITON_CACHE_DIR=/cache/triton \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-LABEL org.opencontainers.image.title="privimage" \
-      org.opencontainers.image.description="PrivImage (USENIX Security 2024): the method and the reviewers' artifact" \
-      org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.base.name="debian:bookworm-slim"
 WORKDIR /opt/privimage
 # The source comes last, so that a change of it leaves all layers above as they are.
 COPY . .
@@ -62,3 +62,16 @@ RUN chmod -R a+rX . \
 VOLUME ["/data", "/runs", "/cache"]
 USER 1000:1000
 ENTRYPOINT ["/opt/privimage/deploy/entrypoint.sh"]
+# What only the builder knows, last: another commit leaves every layer as it is. `make image` gives the last two.
+ARG BASE
+ARG SOURCE=unknown
+ARG REVISION=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="privimage" \
+      org.opencontainers.image.description="PrivImage (USENIX Security 2024): the method and the reviewers' artifact" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.base.name="${BASE}"

@@ -7,7 +7,7 @@ SEED ?= 0
 IMAGE ?= privimage
 CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile
-.PHONY: setup demo smoke test test-slow mutants check bench image clean
+.PHONY: setup demo smoke test test-slow mutants check bench image appendix release clean
 
 setup: .venv/.installed
 
@@ -56,8 +56,23 @@ check: setup
 bench: setup
 	@for name in dp_step sampling frechet accounting; do PYTHONPATH=. $(BIN)/python bench/$$name.py || exit 1; done
 
+# the commit and its date, for the image's labels: from an unpacked release, from git, or from nowhere
+COMMIT = $(firstword $(shell cat REVISION 2>/dev/null || git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null) unknown)
+COMMITTED = $(or $(word 2,$(shell cat REVISION 2>/dev/null || git log -1 --format='%H %cI' 2>/dev/null)),unknown)
 image:
-	docker build $(DOCKER_BUILD_FLAGS) --tag $(IMAGE) .
+	docker build $(DOCKER_BUILD_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg REVISION=$(COMMIT) --build-arg CREATED=$(COMMITTED) --tag $(IMAGE) .
+
+# the pages that come from the registry of claims, and the appendix as a PDF where TeX is installed
+appendix: setup
+	@$(BIN)/python -m artifact.report.pages
+	@if ! command -v pdflatex >/dev/null; then echo "pdflatex is not installed: no PDF was made"; else \
+	  mkdir -p out && pdflatex -interaction=nonstopmode -halt-on-error -output-directory=out \
+	    docs/ARTIFACT-APPENDIX.tex >out/pdflatex.log || { tail -n 20 out/pdflatex.log; exit 1; }; \
+	  echo out/ARTIFACT-APPENDIX.pdf; fi
+
+# dist/privimage-VERSION.tar.gz of the commit that is checked out, with a wheel and the sums of all files
+release: setup
+	@$(BIN)/python tools/release.py
 
 clean:
-	rm -rf .venv runs out build *.egg-info
+	rm -rf .venv runs out build dist *.egg-info

@@ -1,5 +1,7 @@
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -125,8 +127,8 @@ def test_compose_runs_without_privileges_and_reserves_a_gpu_only_where_asked():
 
 
 def test_any_builder_of_the_last_years_builds_the_image():
-    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert bases == ["debian:bookworm-slim"] * 2
+    bases = re.findall(r"^(?:ARG BASE=|FROM )(\S+)", DOCKERFILE, re.MULTILINE)
+    assert bases == ["debian:bookworm-slim", "${BASE}", "${BASE}"]
     assert "# syntax" not in DOCKERFILE
     assert "<<" not in DOCKERFILE
 
@@ -156,6 +158,36 @@ def test_the_label_names_the_version_of_the_project():
     project = (ROOT / "pyproject.toml").read_text()
     version = re.findall(r'^version = (".*")', project, re.MULTILINE)
     assert version == re.findall(r'image\.version=(".*?")', DOCKERFILE)
+
+
+def test_the_labels_say_what_the_image_is_and_where_it_comes_from():
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\S+)="(.*)"', DOCKERFILE))
+    given = {"base.name": "BASE", "created": "CREATED", "revision": "REVISION", "source": "SOURCE"}
+    assert {name: value for name, value in labels.items() if "$" in value} == {
+        name: f"${{{argument}}}" for name, argument in given.items()
+    }
+    assert {*labels} == {*given, "title", "description", "version", "licenses"}
+    last_stage = DOCKERFILE.rsplit("\nFROM ", 1)[1]
+    after_the_last_layer = last_stage[last_stage.rindex("\nRUN ") :]
+    for argument in given.values():  # a label that changes must not make a layer anew
+        assert f"\nARG {argument}" in after_the_last_layer
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit", "date"),
+    [("abc 2026-01-02T03:04:05+00:00\n", "abc", "2026-01-02T03:04:05+00:00"), (None, None, None)],
+)
+def test_the_image_is_labelled_with_the_commit_where_it_is_known(tmp_path, revision, commit, date):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    if revision:
+        (tmp_path / "REVISION").write_text(revision)
+    command = ["make", "--dry-run", "image", "BASE=debian@sha256:12"]
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    words = done.stdout.decode().split()
+    assert f"REVISION={commit or 'unknown'}" in words
+    assert f"CREATED={date or 'unknown'}" in words
+    assert "BASE=debian@sha256:12" in words
 
 
 @pytest.mark.parametrize("goal", ["demo", "smoke"])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from artifact.claims.arms import resolve_arms
-from artifact.claims.registry import Claim, load_claims
+from artifact.claims.registry import Claim, bundle_root, load_claims
 from privimage.classifiers.downstream import UtilityCnn
 from privimage.classifiers.query_network import QueryNetwork
 from privimage.diffusion.sampler import num_calls
@@ -31,7 +31,7 @@ from privimage.settings.config import QueryNetworkConfig, RunConfig
 from privimage.stages.order import STAGES
 
 TRAINING = 3  # a backward pass is two forward passes
-DP_STEP = Path(__file__).parents[2] / "bench/results/dp_step_cpu_32px_b8_k8_2threads.json"
+DP_STEP = bundle_root() / "bench/results/dp_step_cpu_32px_b8_k8_2threads.json"
 SHARED_BY_ALL = "query_network"
 COUNTED = tuple(stage.name for stage in STAGES if stage.name != "selection")  # that one only sorts
 TAKEN_OVER = ("query", "pretrain")  # what an arm with a donor does not do itself

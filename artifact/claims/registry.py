@@ -156,10 +156,16 @@ class Claim:
         return self.settings[name]
 
 
+def bundle_root() -> Path:
+    """Where claims and expected results lie: what a wheel took along, else the checkout."""
+    taken_along = Path(__file__).parents[1] / "bundle"  # tools/bundle.py
+    return taken_along if taken_along.is_dir() else Path(__file__).parents[2]
+
+
 def claims_root() -> Path:
-    """`$PRIVIMAGE_CLAIMS`, else the `claims` folder beside this package."""
+    """`$PRIVIMAGE_CLAIMS`, else the `claims` folder of the bundle."""
     given = os.environ.get("PRIVIMAGE_CLAIMS")
-    return Path(given) if given else Path(__file__).parents[2] / "claims"
+    return Path(given) if given else bundle_root() / "claims"
 
 
 def load_claims(root: Path | None = None) -> dict[str, Claim]:
@@ -168,7 +174,8 @@ def load_claims(root: Path | None = None) -> dict[str, Claim]:
     paths = sorted(root.glob("*/claim.yaml"))
     if not paths:
         raise ConfigError(
-            f"no claims in {root}; run from a checkout, or point PRIVIMAGE_CLAIMS at its claims"
+            f"no claims in {root}; point PRIVIMAGE_CLAIMS at the folder `claims` of a checkout or "
+            "of an unpacked release"
         )
     claims = [load_claim(path) for path in paths]
     return {claim.id: claim for claim in claims}

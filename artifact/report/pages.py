@@ -1,4 +1,4 @@
-"""The pages that are written from the registry of claims: claims/README.md and the appendix.
+"""The pages that are written from the registry of claims: claims/README.md and the appendices.
 
 Claims, settings, times, needs and expected results come from the same files that the command line
 reads, so pages and program cannot disagree; the prose around them is in `templates`. A test holds
@@ -8,16 +8,23 @@ both files to what this gives. `python -m artifact.report.pages` writes them aga
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifact.assets.inventory import FID_WEIGHTS
+from artifact.claims.records import find_records
 from artifact.claims.registry import Claim, Setting, claims_root, load_claims
 from artifact.judging.compare import compare
-from artifact.judging.criteria import Check
+from artifact.judging.criteria import Check, Verdict
 from artifact.judging.expected import ExpectedSetting, load_expected
 from artifact.judging.wording import arm_title, ordering_text
+from artifact.report.latex import tex_templates
 from privimage.files.durable import write_durably
 from privimage.release.documents import markdown_templates
 
 TEMPLATES = Path(__file__).parent / "templates"
-PAGES = {"claims/README.md": "claims.md.j2", "docs/ARTIFACT-APPENDIX.md": "appendix.md.j2"}
+PAGES = {
+    "claims/README.md": "claims.md.j2",
+    "docs/ARTIFACT-APPENDIX.md": "appendix.md.j2",
+    "docs/ARTIFACT-APPENDIX.tex": "appendix.tex.j2",
+}
 IMAGE = "privimage"
 NOTHING_BUT_EXECUTES = "nothing but that it executes"
 
@@ -69,6 +76,13 @@ class Experiment:
         return ", ".join(self.setting.needs.all_data) or "bundled"
 
     @property
+    def fetched(self) -> tuple[str, ...]:
+        """What must be got before; FID needs weights that are not part of the bundle either."""
+        data = self.setting.needs.all_data
+        measures_fid = "metrics.fid" in self.claim.measures
+        return (*data, FID_WEIGHTS) if data and measures_fid else data
+
+    @property
     def arms(self) -> str:
         return ", ".join(map(arm_title, self.setting.arms))
 
@@ -94,6 +108,32 @@ class Experiment:
         """Those of the main arm, and what no single arm has."""
         return [check for check in self.checks if check.arm in ("", self.setting.main_arm)]
 
+    @property
+    def verdict(self) -> Verdict:
+        """What is to be expected: what our own recorded runs got, where there are any."""
+        root = claims_root().parent / "expected_results" / "reference_runs"
+        records = find_records(root, self.claim.id, self.name)
+        if records:
+            return compare(self.claim, self.name, records=records, expected=self.expected).verdict
+        return Verdict.INCONCLUSIVE if self.expected is None else Verdict.PASS
+
+    @property
+    def needs_in_brief(self) -> str:
+        return ", ".join([*(["GPU"] if self.setting.needs.gpu_memory_gib else []), *self.fetched])
+
+    @property
+    def result_in_brief(self) -> str:
+        """What must come out, with one of the checks: a value of the main arm, if there is one."""
+        if not self.setting.judged:
+            return "runs to its end"
+        if not self.checks:
+            return "stands beside the paper's in the report"
+        verdict = f"{self.verdict.value} of {len(self.checks)}"
+        if self.expected is None:
+            verdict = "INCONCLUSIVE at best"
+        shown = next((check for check in self.main_checks if check.arm), self.main_checks[0])
+        return f"{verdict}; {shown.subject}: {shown.expected}"
+
 
 def render(claims: dict[str, Claim]) -> dict[str, str]:
     """The text of every page, by its path in the repository."""
@@ -101,15 +141,19 @@ def render(claims: dict[str, Claim]) -> dict[str, str]:
     by_claim: dict[str, list[Experiment]] = {}
     for experiment in experiments:
         by_claim.setdefault(experiment.claim.id, []).append(experiment)
-    templates = markdown_templates(TEMPLATES)
+    markdown, latex = markdown_templates(TEMPLATES), tex_templates(TEMPLATES)
     values = {
         "by_claim": by_claim,
+        "experiments": experiments,
         "image": IMAGE,
         "ordering_text": ordering_text,
         "needs_gpu": [e for e in experiments if e.setting.needs.gpu_memory_gib],
         "anywhere": [e for e in experiments if not e.setting.needs.gpu_memory_gib],
     }
-    return {page: templates.get_template(name).render(values) for page, name in PAGES.items()}
+    return {
+        page: (latex if page.endswith(".tex") else markdown).get_template(name).render(values)
+        for page, name in PAGES.items()
+    }
 
 
 def experiments_of(claims: dict[str, Claim]) -> list[Experiment]:

@@ -17,6 +17,7 @@ main() {
   prepare
   check "it builds" builds
   [ "$failed" -eq 0 ] || { cat "$out/log"; exit 1; }
+  check "its labels say what it is and of which commit" labelled
   check "without a command it prints the four commands to a first result" prints_first_steps
   check "doctor finds a machine without a GPU fit, and exits with 0" doctor_without_gpu
   check "every command of artifact, and any program, can be called" commands_and_programs
@@ -101,8 +102,14 @@ delete_results() { # they belong to another user, so the engine deletes them
 builds() {
   local started=$SECONDS
   # shellcheck disable=SC2086  # several flags
-  docker build ${DOCKER_BUILD_FLAGS:-} --tag "$image" .
+  docker build ${DOCKER_BUILD_FLAGS:-} --build-arg REVISION=a-commit --tag "$image" .
   echo $((SECONDS - started)) >"$out/build_seconds"
+}
+
+labelled() {
+  exits_with 0 docker image inspect --format '{{json .Config.Labels}}' "$image"
+  for words in '.revision":"a-commit"' '.base.name":"debian:bookworm-slim"' '.licenses":"MIT"' \
+    '.source":"unknown"'; do says "$words"; done
 }
 
 prints_first_steps() {

@@ -30,7 +30,9 @@ from privimage.errors import UserError
 from tests.mutants.catalogue import ROOT, Mutant, mutated_files, part_of, read_catalogue
 
 CLAIM = "privacy_audit"
-NOT_COPIED = shutil.ignore_patterns(".*", "runs", "out", "build", "__pycache__", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(
+    ".*", "runs", "out", "build", "dist", "__pycache__", "*.egg-info"
+)
 LIMIT_SECONDS = 1200
 INTACT = "the intact code"
 HEAD = ("mutant", "changes the release", "caught by test", "caught by claim", "seconds")
