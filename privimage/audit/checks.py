@@ -77,7 +77,7 @@ def query_moves(seed: int) -> dict[str, float]:
     cells, other = [], 0.0
     for num, added in ((7, "last"), (4, "first"), (0, "last"), (8, "last")):
         images = made_up_images(num + 1, seed=seed)
-        fewer = _neighbour(images, added)
+        fewer = neighbour(images, added)
         label = int(images.labels[-1 if added == "last" else 0])
         whole, rest = (
             semantic_query(
@@ -86,8 +86,8 @@ def query_moves(seed: int) -> dict[str, float]:
                 num_public_classes=classes,
                 classes_per_image=k,
                 noise_multiplier=multiplier,
-                ledger=ledger_of({QUERY: Mechanism(multiplier, 1.0, 1)}, _seeded(seed)),
-                source=_seeded(seed),
+                ledger=ledger_of({QUERY: Mechanism(multiplier, 1.0, 1)}, seeded(seed)),
+                source=seeded(seed),
                 batch_size=4,
                 device=torch.device("cpu"),
             )
@@ -148,7 +148,7 @@ def released_by(world: World, seed: int) -> list[list[float]]:
         images,
         COPIED,
         mechanism,
-        source=_seeded(seed),
+        source=seeded(seed),
         seed=seed,
         engine=Engine("folded", micro_batch_size=3),
         world=world,
@@ -161,8 +161,8 @@ def released_by(world: World, seed: int) -> list[list[float]]:
         num_public_classes=12,
         classes_per_image=2,
         noise_multiplier=5.0,
-        ledger=ledger_of({QUERY: Mechanism(5.0, 1.0, 1)}, _seeded(seed)),
-        source=_seeded(seed),
+        ledger=ledger_of({QUERY: Mechanism(5.0, 1.0, 1)}, seeded(seed)),
+        source=seeded(seed),
         batch_size=4,
         device=torch.device("cpu"),
         world=world,
@@ -212,11 +212,11 @@ def _moves_of_steps(engine: Engine, num: int, added: str, rate: float, *, seed: 
             each,
             COPIED,
             mechanism,
-            source=_seeded(seed),
+            source=seeded(seed),
             seed=seed,
             engine=engine,
         )
-        for each in (images, _neighbour(images, added))
+        for each in (images, neighbour(images, added))
     )
     expected_batch = rate * images.public_size
     moves = [_distance(a, b) * expected_batch / CLIP_NORM for a, b in zip(whole, rest, strict=True)]
@@ -228,7 +228,7 @@ def _distance(one: Released, other: Released) -> float:
     return float(torch.stack(squares).sum().sqrt())
 
 
-def _neighbour(images: ImageSet, added: str) -> ImageSet:
+def neighbour(images: ImageSet, added: str) -> ImageSet:
     """Without the image that the other set has more; what is public stays as it is."""
     kept = slice(None, -1) if added == "last" else slice(1, None)
     return replace(images, images=images.images[kept], labels=images.labels[kept])
@@ -241,5 +241,5 @@ def _spread_p_value(counts: Sequence[float] | np.ndarray, num: int, rate: float)
     return 2 * float(min(law.cdf(dispersion), law.sf(dispersion)))
 
 
-def _seeded(seed: int) -> RandomSource:
+def seeded(seed: int) -> RandomSource:
     return insecure_source(seed, insecure_for_reproduction=True)

@@ -18,8 +18,10 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from torch import Tensor, nn
 
+from privimage.audit.moments_checks import weighted_moments
 from privimage.privacy.accounting import Mechanism
 from privimage.privacy.dp_sgd import DP_SGD
+from privimage.privacy.moments import MOMENTS, Moments
 from privimage.privacy.query import QUERY
 from privimage.run_folder.budget import privacy_plan
 from privimage.settings.config import RunConfig, load_config
@@ -48,6 +50,7 @@ SETTINGS: dict[str, Any] = {
         "learning_rate": 0.05,
     },
     "selection": {"classes_per_label": 1},
+    "moments": {"noise_multiplier": 4000.0, "num_components": 16},
     "network": {
         "base_channels": 8,
         "channel_multipliers": [1, 2],
@@ -67,11 +70,12 @@ SETTINGS: dict[str, Any] = {
         "compile": False,
     },
 }
-# what the calibration is held to: accountant, epsilon, delta, query's multiplier, rate, steps
+# what the calibration is held to: accountant, epsilon, delta, multipliers of the query and of the
+# moments, rate, steps
 PROMISES = (
-    ("pld", 2.0, 1e-5, 8.0, 0.3, 10),
-    ("rdp", 1.0, 1e-5, 20.0, 0.05, 50),
-    ("rdp", 10.0, 1e-6, 3.0, 0.01, 1000),
+    ("pld", 2.0, 1e-5, 8.0, 6.0, 0.3, 10),
+    ("rdp", 1.0, 1e-5, 20.0, 25.0, 0.05, 50),
+    ("rdp", 10.0, 1e-6, 3.0, 4.0, 0.01, 1000),
 )
 
 
@@ -85,6 +89,7 @@ class ObservedRun:
 
     steps: list[dict[str, Tensor]]
     histogram: Tensor
+    moments: Tensor
     late_charges: int  # releases that came before their charge was on the disk
     uncharged: int  # releases beyond the charges
     other_plan: int  # entries of the ledger that are not what the settings ask for
@@ -103,15 +108,17 @@ def observe(folder: Path, *, seed: int, interrupted: bool) -> ObservedRun:
         if interrupted and len(seen["steps"]) == INTERRUPTED_AT:
             raise Interrupted
 
-    answers = []
+    answers, moments = [], []
     try:
         run_pipeline(config, folder, on_release=watch)
     except Interrupted:
         answers.append(_answer(folder))
+        moments.append(_moments(folder))
         run_pipeline(config, folder, on_release=watch)
     answers.append(_answer(folder))
+    moments.append(_moments(folder))
     weights_off = 0.0 if interrupted else _weights_off(config, folder, seen["steps"])
-    return _observed(config, folder, seen, answers, weights_off)
+    return _observed(config, folder, seen, answers, moments, weights_off)
 
 
 def excess_epsilon() -> float:
@@ -119,7 +126,7 @@ def excess_epsilon() -> float:
     share of the promise. The plan's own accountant may be looser, never tighter.
     """
     excesses = []
-    for accountant, epsilon, delta, query, rate, steps in PROMISES:
+    for accountant, epsilon, delta, query, moments, rate, steps in PROMISES:
         promise = {
             "accountant": accountant,
             "epsilon": epsilon,
@@ -128,10 +135,12 @@ def excess_epsilon() -> float:
             "sampling_rate": rate,
             "num_steps": steps,
         }
-        config = load_config(SETTINGS, {f"privacy.{key}": value for key, value in promise.items()})
+        asked = {f"privacy.{key}": value for key, value in promise.items()}
+        config = load_config(SETTINGS, asked | {"moments.noise_multiplier": moments})
         multiplier = privacy_plan(config).mechanisms[DP_SGD].noise_multiplier
         account = PLDAccountant() if accountant == "pld" else RdpAccountant()
         account.compose(GaussianDpEvent(query))
+        account.compose(GaussianDpEvent(moments))
         sampled = PoissonSampledDpEvent(rate, GaussianDpEvent(multiplier))
         account.compose(SelfComposedDpEvent(sampled, steps))
         excesses.append(account.get_epsilon(delta) / epsilon - 1)
@@ -143,6 +152,7 @@ def _observed(
     folder: Path,
     seen: dict[str, Any],
     answers: list[Tensor],
+    moments: list[Tensor],
     weights_off: float,
 ) -> ObservedRun:
     plan, stated = privacy_plan(config).mechanisms, _mechanisms(folder)
@@ -150,12 +160,15 @@ def _observed(
     unit = config.privacy.clip_norm * stated[DP_SGD].noise_multiplier / expected_batch
     votes = math.sqrt(config.selection.classes_per_label) * stated[QUERY].noise_multiplier
     asked_again = any(not torch.equal(answer, answers[0]) for answer in answers)
+    summed_again = any(not torch.equal(sums, moments[0]) for sums in moments)
     return ObservedRun(
         steps=[{name: value / unit for name, value in step.items()} for step in seen["steps"]],
         histogram=answers[0] / votes,
+        moments=moments[0] / stated[MOMENTS].noise_multiplier,
         late_charges=seen["late"],
         uncharged=max(0, len(seen["steps"]) - _charged(folder, DP_SGD))
-        + max(0, 1 + asked_again - _charged(folder, QUERY)),
+        + max(0, 1 + asked_again - _charged(folder, QUERY))
+        + max(0, 1 + summed_again - _charged(folder, MOMENTS)),
         other_plan=sum(stated.get(name) != mechanism for name, mechanism in plan.items()),
         other_lines=_other_lines(folder, seen["steps"], expected_batch),
         weights_off=weights_off,
@@ -220,3 +233,8 @@ def _charged(folder: Path, name: str) -> int:
 def _answer(folder: Path) -> Tensor:
     answer = json.loads((folder / "query" / "answer.json").read_text())
     return torch.tensor(answer["noisy_histogram"], dtype=torch.float64)
+
+
+def _moments(folder: Path) -> Tensor:
+    found = safetensors.torch.load_file(folder / "query" / "moments.safetensors")
+    return weighted_moments(Moments(*(found[name] for name in Moments._fields)))

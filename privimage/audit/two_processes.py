@@ -10,17 +10,24 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from privimage.audit.checks import released_by
-from privimage.machine.processes import ALONE, joined
+from privimage.audit.checks import made_up_images, released_by
+from privimage.audit.moments_checks import asked
+from privimage.machine.processes import ALONE, World, joined
 
 
 def largest_difference(seed: int) -> float:
-    """Between what one process releases and what two do, over steps and query; 0 is right."""
-    alone, together = released_by(ALONE, seed), _released_by_two(seed)
+    """Between what one process releases and what two do, over steps, query and moments; 0 is
+    right."""
+    alone, together = _released_by(ALONE, seed), _released_by_two(seed)
     pairs = [
         (torch.tensor(one), torch.tensor(two)) for one, two in zip(alone, together, strict=True)
     ]
     return max(float((one - two).abs().max()) for one, two in pairs)
+
+
+def _released_by(world: World, seed: int) -> list[list[float]]:
+    moments = asked(made_up_images(13, seed=seed), length=1.0, seed=seed, world=world)
+    return [*released_by(world, seed), *([m.flatten().tolist() for m in moments] * world.is_leader)]
 
 
 def _released_by_two(seed: int) -> list[list[float]]:
@@ -54,6 +61,6 @@ def _take_part(rank: int, port: int, seed: int, pipe: Connection) -> None:
     }
     torch.set_num_threads(1)
     with joined() as world:
-        released = released_by(world, seed)
+        released = _released_by(world, seed)
         if world.is_leader:
             pipe.send(released)

@@ -22,6 +22,7 @@ from privimage.audit.checks import (
     query_moves,
     sample_p_values,
 )
+from privimage.audit.moments_checks import moments_moves
 from privimage.audit.noise_tests import noise_p_values
 from privimage.audit.observed_runs import ObservedRun, excess_epsilon, observe
 from privimage.audit.sums import exact_sums
@@ -64,8 +65,12 @@ def check_metrics(seed: int) -> Metrics:
         return {
             "noise": _named(noise_p_values([run.steps for run in runs]), "p_of_{}"),
             "query_noise": _named(query_noise(runs), "p_of_{}"),
+            "moments_noise": _named(moments_noise(runs), "p_of_{}"),
             "sample": _named(sample, "p_of_{}"),
-            "sensitivity": largest_moves(seed) | query_moves(seed) | exact_sums(seed),
+            "sensitivity": largest_moves(seed)
+            | query_moves(seed)
+            | moments_moves(seed)
+            | exact_sums(seed),
             "processes": {"largest_difference": largest_difference(seed)},
             "ledger": ledger_faults(runs),
             "weights": {"largest_difference": max(run.weights_off for run in runs)},
@@ -77,6 +82,11 @@ def check_metrics(seed: int) -> Metrics:
 def query_noise(runs: list[ObservedRun]) -> dict[str, float]:
     """P-values of the noisy histograms: all cells, those that nobody can have voted for too."""
     return noise_p_values([[{"cells": run.histogram} for run in runs]])
+
+
+def moments_noise(runs: list[ObservedRun]) -> dict[str, float]:
+    """P-values of the noisy moments: counts, sums and products of every label."""
+    return noise_p_values([[{"moments": run.moments} for run in runs]])
 
 
 def ledger_faults(runs: list[ObservedRun]) -> dict[str, float]:
