@@ -1,5 +1,6 @@
 """The whole network from its settings and from what is public of the images: shape and classes."""
 
+import math
 from dataclasses import asdict
 
 import torch
@@ -13,7 +14,8 @@ from privimage.settings.config import RunConfig
 def new_denoiser(config: RunConfig, images: ImageSet) -> Denoiser:
     """The network with its initial weights, which follow from the seed."""
     torch.manual_seed(config.seed)
-    return Denoiser(UNet(unet_config(config, images)))
+    largest = config.moments.sketch_noise_level if config.moments else math.inf
+    return Denoiser(UNet(unet_config(config, images)), largest_noise=largest)
 
 
 def unet_config(config: RunConfig, images: ImageSet) -> UNetConfig:

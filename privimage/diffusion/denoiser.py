@@ -19,11 +19,15 @@ Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (noisy, sigma, la
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma, labels) = c_skip x + c_out F(c_in x; c_noise, labels)  (Eq. 7)."""
+    """D(x; sigma, labels) = c_skip x + c_out F(c_in x; c_noise, labels)  (Eq. 7).
 
-    def __init__(self, unet: UNet) -> None:
+    `largest_noise` is the noise level from which on it is never used, and not trained.
+    """
+
+    def __init__(self, unet: UNet, *, largest_noise: float = math.inf) -> None:
         super().__init__()
         self.unet = unet
+        self.largest_noise = largest_noise
 
     @property
     def is_conditional(self) -> bool:

@@ -4,6 +4,7 @@ Labels go round the classes in turn: class frequencies of the sensitive set were
 are not used. Everything here is post-processing of released weights, at no privacy cost.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from privimage.data.image_set import to_uint8
 from privimage.diffusion.denoiser import Denoiser
-from privimage.diffusion.sampler import SAMPLERS
+from privimage.diffusion.sampler import SAMPLERS, SIGMA_MAX
 from privimage.machine.hardware import Compute, Workers, autocast
 from privimage.machine.processes import ALONE, World
+from privimage.semantics.sketches import Sketches
 from privimage.settings.config import SamplingConfig
 
 
@@ -41,6 +43,7 @@ def drawn_batches(
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     done: int = 0,
     only: int | None = None,
+    sketches: Sketches | None = None,
     world: World = ALONE,
 ) -> Iterator[UInt8[Tensor, "_ channel height width"]]:
     """The images from number `done` on, in order, with the labels of `class_labels`, which is given
@@ -50,8 +53,9 @@ def drawn_batches(
     other images, another number of workers the same, and so does going on after `done`, an end of a
     batch, with a fresh generator. Puts `denoiser` in evaluation mode. The processes of `world` take
     the batches in turn; the leader gets all images, every other process only its own, and undefined
-    ones in between.
+    ones in between. Drawing begins with noise alone, or on `sketches`.
     """
+    assert (sketches is None) == (denoiser.largest_noise == math.inf)
     denoiser.eval()
     network, device = denoiser.unet.config, next(denoiser.parameters()).device
     num_images, batch_size = config.num_images, config.batch_size
@@ -59,10 +63,12 @@ def drawn_batches(
     workers = Workers(compute.num_workers)
     denoise = torch.compile(denoiser) if compute.compiled else denoiser
 
+    largest = sketches.noise_level if sketches else SIGMA_MAX
+
     def draw(latents: Tensor, classes: Tensor | None) -> Tensor:
         with torch.inference_mode(), autocast(device, compute.precision):
             sample = SAMPLERS[config.sampler]
-            drawn = sample(denoise, latents, classes, num_steps=config.num_steps)
+            drawn = sample(denoise, latents, classes, num_steps=config.num_steps, largest=largest)
             return to_uint8(drawn).cpu()
 
     batches = [slice(a, min(a + batch_size, num_images)) for a in range(0, num_images, batch_size)]
@@ -72,6 +78,10 @@ def drawn_batches(
             # every process draws the noise of every batch: generators keep step
             shape = (part.stop - part.start, network.num_channels, *[network.image_size] * 2)
             latents = torch.randn(shape, generator=generator, device=device)
+            if sketches is not None:
+                size = network.image_size
+                drawn = sketches.draw(labels[part], size=size, generator=generator)
+                latents = latents + drawn / largest
             images = torch.empty(shape, dtype=torch.uint8)
             if part.start >= done and sender == world.rank:
                 classes = labels[part].to(device) if denoiser.is_conditional else None

@@ -6,6 +6,8 @@ covers all of them and K costs no privacy. With sensitive images every value her
 may only leave as a clipped, noised sum of gradients.
 """
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -41,13 +43,24 @@ def loss_weight(sigma: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
 
 
-def sample_noise_levels(num: int, *, generator: torch.Generator) -> Float[Tensor, " num"]:
+def sample_noise_levels(
+    num: int, *, generator: torch.Generator, largest: float = math.inf
+) -> Float[Tensor, " num"]:
     """Independent noise levels of training, on the generator's device."""
-    return noise_levels(torch.randn(num, generator=generator, device=generator.device))
+    normal = torch.randn(num, generator=generator, device=generator.device)
+    return noise_levels(normal, largest=largest)
 
 
-def noise_levels(normal: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Noise levels of training from standard normal draws."""
+def noise_levels(
+    normal: Float[Tensor, "*shape"], *, largest: float = math.inf
+) -> Float[Tensor, "*shape"]:
+    """Noise levels of training from standard normal draws: of the usual law, given that they are
+    at most `largest`.
+    """
+    if largest < math.inf:
+        z = torch.tensor((math.log(largest) - LOG_SIGMA_MEAN) / LOG_SIGMA_STANDARD_DEVIATION)
+        share = torch.special.ndtr(normal.double()) * torch.special.ndtr(z.double())
+        normal = torch.special.ndtri(share).to(normal).clamp(max=float(z))
     return (LOG_SIGMA_MEAN + LOG_SIGMA_STANDARD_DEVIATION * normal).exp()
 
 

@@ -41,13 +41,15 @@ def ddim_sample(
     labels: Int[Tensor, " batch"] | None,
     *,
     num_steps: int = 50,
+    largest: float = SIGMA_MAX,
 ) -> Float[Tensor, "batch channel height width"]:
     """DDIM, which is Euler's method here: `num_steps` denoiser calls.
 
-    `latents` are standard normal. The last call is made at the lowest noise level, and what it
+    `latents` are standard normal, plus images / `largest` where drawing is to begin with images at
+    that noise level. The last call is made at the lowest noise level, and what it
     returns is the image.
     """
-    grid = karras_grid(num_steps).tolist()
+    grid = karras_grid(num_steps, sigma_max=largest).tolist()
     x = grid[0] * latents
     for sigma, lower in pairwise(grid):
         x = x + (lower - sigma) * _slope(denoise, x, sigma, labels)
@@ -61,9 +63,10 @@ def heun_sample(
     labels: Int[Tensor, " batch"] | None,
     *,
     num_steps: int = 50,
+    largest: float = SIGMA_MAX,
 ) -> Float[Tensor, "batch channel height width"]:
     """EDM Algorithm 1: Heun's method down to noise level 0; 2 * num_steps - 1 denoiser calls."""
-    grid = [*karras_grid(num_steps).tolist(), 0.0]
+    grid = [*karras_grid(num_steps, sigma_max=largest).tolist(), 0.0]
     x = grid[0] * latents
     for sigma, lower in pairwise(grid):
         slope = _slope(denoise, x, sigma, labels)
@@ -83,6 +86,7 @@ def dpm_solver_sample(
     labels: Int[Tensor, " batch"] | None,
     *,
     num_steps: int = 50,
+    largest: float = SIGMA_MAX,
 ) -> Float[Tensor, "batch channel height width"]:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second order for DDIM's `num_steps` calls.
 
@@ -90,7 +94,7 @@ def dpm_solver_sample(
     carried on along the line through its last two values; the first step has one value, and is
     DDIM's. `latents` and the last call are as in `ddim_sample`.
     """
-    grid = karras_grid(num_steps).tolist()
+    grid = karras_grid(num_steps, sigma_max=largest).tolist()
     x = grid[0] * latents
     before, width_before = None, 0.0
     for sigma, lower in pairwise(grid):
@@ -104,7 +108,7 @@ def dpm_solver_sample(
     return _denoised(denoise, x, grid[-1], labels)
 
 
-Sampler = Callable[..., Tensor]  # (denoise, latents, labels, *, num_steps) -> images
+Sampler = Callable[..., Tensor]  # (denoise, latents, labels, *, num_steps, largest) -> images
 SAMPLERS: dict[str, Sampler] = {
     "ddim": ddim_sample,
     "heun": heun_sample,

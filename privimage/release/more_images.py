@@ -75,6 +75,7 @@ def sample_more(
         generator=torch.Generator(device).manual_seed(other_seed(wanted.seed)),
         compute=compute,
         only=only,
+        sketches=model.sketches,
     )
     stream = ImageStream(
         batches=_told(batches, wanted.num_images, progress),

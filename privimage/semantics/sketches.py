@@ -1,16 +1,18 @@
 """Sketches: images drawn from a normal distribution per label, whose mean and covariance follow
 from the noisy moments (docs/method.md, 12).
 
-A sketch shows what the images of its label look like from afar; what the moments do not tell, fine
-detail, is borrowed from a random public image. Pre-training on sketches at high noise levels
-teaches the network what a label means before DP-SGD begins. Everything here is public, or
-post-processing of what the moments query released.
+A sketch shows what the images of its label look like from afar. At high noise levels there is
+nothing else to see: so drawing begins with noise on sketches, and the network, which is trained on
+lower levels only, adds what moments do not tell. Everything here is public, or post-processing of
+what the moments query released.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from privimage.data.image_set import ImageSet
@@ -19,7 +21,6 @@ from privimage.privacy.moments import Basis, Moments, noise_deviations
 MOST_PUBLIC = 10_000  # images that the basis follows from
 CLIPPED_SHARE = 0.5  # of public images have coordinates longer than 1, and are clipped
 SMALLEST_VARIANCE = 0.1  # of a direction, as a share of the usual one
-BATCH = 1000
 
 
 class Frame(NamedTuple):
@@ -29,6 +30,7 @@ class Frame(NamedTuple):
     center: Float[Tensor, " pixel"]  # of bytes
     back: Float[Tensor, "coordinate pixel"]
     variance: Float[Tensor, " coordinate"]  # of clipped coordinates of public images
+    rest: Float[Tensor, " pixel"]  # deviation of what coordinates do not tell of public images
 
 
 class Gaussians(NamedTuple):
@@ -55,11 +57,13 @@ def public_frame(public: ImageSet, *, num_components: int, seed: int) -> Frame:
     length = coordinates.norm(dim=1)
     radius = length.quantile(1 - CLIPPED_SHARE).clamp(min=1e-6)
     clipped = coordinates / length.clamp(min=radius)[:, None]
+    pixels -= (pixels @ directions) @ directions.T
     return Frame(
         basis=Basis.of(directions / (deviation * radius), center),
         center=center,
         back=(directions * (deviation * radius)).T.contiguous(),
         variance=clipped.square().mean(0).clamp(min=1e-6),
+        rest=pixels.square().mean(0).sqrt(),
     )
 
 
@@ -110,28 +114,29 @@ def gaussians(moments: Moments, frame: Frame, *, noise_multiplier: float) -> Gau
     return Gaussians(mean, root)
 
 
-def draw_sketches(
-    found: Gaussians, frame: Frame, public: ImageSet, *, num_images: int, seed: int
-) -> tuple[UInt8[Tensor, "num channel height width"], Int64[Tensor, " num"]]:
-    """`num_images` sketches and their labels, in turn; `public` lends detail. Another seed gives
-    others.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    shape, num_labels = public.images.shape[1:], len(found.mean)
-    labels = torch.arange(num_images) % num_labels
-    mean, root = found.mean.float(), found.root.float()
-    directions = frame.basis.directions.float() / frame.basis.scale
-    drawn = torch.empty(num_images, *shape, dtype=torch.uint8)
-    for part in torch.arange(num_images).split(BATCH):
-        of = labels[part]
-        normal = torch.randn(len(part), mean.shape[1], generator=generator)
+@dataclass(frozen=True, eq=False)
+class Sketches:
+    """Draws sketches, for drawing to begin with noise of `noise_level` on them."""
+
+    found: Gaussians
+    frame: Frame
+    noise_level: float
+
+    def draw(
+        self, labels: Int64[Tensor, " num"], *, size: int, generator: torch.Generator
+    ) -> Float[Tensor, "num channel size size"]:
+        """One sketch for each label, in [-1, 1] or a little beyond, on the generator's device."""
+        device, num_components = generator.device, self.found.mean.shape[1]
+        mean, root, center, back, rest = (
+            tensor.to(device, torch.float32)
+            for tensor in (*self.found, self.frame.center, self.frame.back, self.frame.rest)
+        )
+        of = labels.to(device)
+        normal = torch.randn(len(of), num_components, generator=generator, device=device)
         coordinates = mean[of] + torch.einsum("nij,nj->ni", root[of], normal)
-        lender = torch.randint(len(public), (len(part),), generator=generator)
-        detail = public.images[lender].flatten(1).float() - frame.center
-        detail -= (detail @ directions) @ frame.back
-        pixels = frame.center + coordinates @ frame.back + detail
-        drawn[part] = pixels.round().clamp(0, 255).to(torch.uint8).view(len(part), *shape)
-    return drawn, labels
+        pixels = center + coordinates @ back
+        pixels += rest * torch.randn(pixels.shape, generator=generator, device=device)
+        return (pixels / 127.5 - 1).view(len(of), -1, size, size)
 
 
 def _shrunk(
@@ -147,3 +152,28 @@ def _shrunk(
     weight = (usual / noise) ** 2
     ratio = (((found**2 - noise) / usual * weight).sum() / weight.sum()).clamp(min=0)
     return found * ratio * usual / (ratio * usual + noise)
+
+
+def tensors_of(frame: Frame, moments: Moments | None = None, **numbers: float) -> dict[str, Tensor]:
+    """By name, as they lie in a file."""
+    found = {**frame.basis._asdict(), **frame._asdict(), **(moments._asdict() if moments else {})}
+    found |= {"scale": frame.basis.scale, **numbers}
+    return {
+        name: torch.as_tensor(value, dtype=None if torch.is_tensor(value) else torch.float64)
+        for name, value in found.items()
+        if name != "basis"
+    }
+
+
+def frame_from(kept: Mapping[str, Tensor]) -> Frame:
+    """The frame among tensors that `tensors_of` named."""
+    basis = Basis(kept["directions"], kept["offset"], float(kept["scale"]))
+    return Frame(basis, *(kept[name] for name in Frame._fields[1:]))
+
+
+def sketches_from(kept: Mapping[str, Tensor]) -> Sketches:
+    """The sketches that follow from tensors that `tensors_of` named."""
+    frame = frame_from(kept)
+    moments = Moments(*(kept[name] for name in Moments._fields))
+    found = gaussians(moments, frame, noise_multiplier=float(kept["noise_multiplier"]))
+    return Sketches(found, frame, float(kept["noise_level"]))

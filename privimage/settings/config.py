@@ -116,7 +116,7 @@ class MomentsConfig:
 
     noise_multiplier: Positive
     num_components: Count = 64  # directions of public images
-    # at noise levels from here on, pre-training takes sketches in the place of public images
+    # where drawing begins, with noise on a sketch; the network is trained up to this level
     sketch_noise_level: Positive = 0.5
 
 

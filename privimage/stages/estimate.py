@@ -6,6 +6,7 @@ the number of real test images where there are some; the result is for the owner
 estimate: compiling, other programs and a laptop's heat are not foreseen.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -241,6 +242,7 @@ def _finetune(denoiser: Denoiser, config: RunConfig, facts: Numbers) -> float:
 
 
 def _generate(denoiser: Denoiser, config: RunConfig) -> float:
+    denoiser.largest_noise = math.inf  # drawing without sketches takes as long as with them
     wanted, compute = config.sampling, compute_of(config)
     num_images = min(wanted.batch_size, wanted.num_images, IMAGES_AT_ONCE * compute.num_workers)
     draw = partial(

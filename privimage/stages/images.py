@@ -20,6 +20,7 @@ from privimage.release.image_files import ImageParts, load_images, save_images
 from privimage.run_folder import manifest
 from privimage.run_folder.run import Run, plain, save_picture
 from privimage.run_folder.training_context import TrainingContext
+from privimage.stages.moments_and_sketches import sketch_inputs, sketches_of
 from privimage.stages.semantic import trained_query_network
 
 
@@ -29,6 +30,7 @@ def generate_inputs(run: Run) -> dict[str, Any]:
         "sampling": plain(run.config.sampling),
         "class_names": list(run.sets.sensitive.class_names),
         "seed": run.config.seed,
+        **sketch_inputs(run),
     }
 
 
@@ -45,6 +47,7 @@ def generate(run: Run) -> list[str]:
         generator=torch.Generator(run.device).manual_seed(run.config.seed),
         compute=run.compute,
         done=run.world.broadcast(parts.num_images),
+        sketches=sketches_of(run),
         world=run.world,
     ):
         if run.world.is_leader:

@@ -22,7 +22,6 @@ from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import PAID_TIME_SHARE, save_weights
 from privimage.run_folder.run import Run, plain
 from privimage.semantics.selection import public_subset, unlabelled
-from privimage.stages.moments_and_sketches import drawn_sketches, sketch_inputs
 from privimage.stages.semantic import read_selection, rests_on_insecure_query
 from privimage.training.finetune import finetune, made_up_examples
 from privimage.training.pretrain import pretrain
@@ -34,9 +33,15 @@ def pretrain_inputs(run: Run) -> dict[str, Any]:
         "network": plain(unet_config(run.config, run.sets.sensitive)),
         "pretrain": plain(run.config.pretrain),
         "conditional": run.config.data.conditional,
+        **largest_noise(run),
         "seed": run.config.seed,
-        **sketch_inputs(run),
     }
+
+
+def largest_noise(run: Run) -> dict[str, float]:
+    """The noise level up to which the network is trained, where there is one."""
+    moments = run.config.moments
+    return {} if moments is None else {"largest_noise": moments.sketch_noise_level}
 
 
 def pretrain_model(run: Run) -> list[str]:
@@ -57,7 +62,6 @@ def pretrain_model(run: Run) -> list[str]:
             run.config.pretrain,
             conditional=run.config.data.conditional,
             seed=run.config.seed,
-            sketches=drawn_sketches(run, subset),
             compute=run.compute,
             context=run.training("pretrain"),
         )
@@ -76,6 +80,7 @@ def finetune_inputs(run: Run) -> dict[str, Any]:
         "finetune": plain(run.config.finetune),
         "mechanism": dataclasses.asdict(run.ledger.reserved[DP_SGD]),
         "clip_norm": run.config.privacy.clip_norm,
+        **largest_noise(run),
         "sensitive": run.data_id,
         "public_size": run.sets.sensitive.public_size,
         "insecure": run.source.insecure,
@@ -107,7 +112,11 @@ def finetune_model(run: Run) -> list[str]:
         run.folder / "model.safetensors",
         average.parameters,
         insecure=run.source.insecure,
-        about=about_model(unet_config(run.config, run.sets.sensitive), run.sets.sensitive),
+        about=about_model(
+            unet_config(run.config, run.sets.sensitive),
+            run.sets.sensitive,
+            begins_with_sketches=run.config.moments is not None,
+        ),
     )
     steps = {"steps_taken": steps_taken, "steps_charged": run.ledger.charged(DP_SGD)}
     write_json_durably(run.folder / "finetune.json", steps)

@@ -1,5 +1,5 @@
-"""Between the query and the selection: ask the moments query, where the settings have it, and draw
-the sketches that pre-training uses (docs/method.md, 12).
+"""Between the query and the selection: ask the moments query, where the settings have it; drawing
+will begin with sketches that follow from it (docs/method.md, 12).
 
 Only `ask_moments` touches the sensitive set, and only through `moments_query`, which charges the
 ledger.
@@ -12,22 +12,27 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from privimage.data.image_set import ImageSet
+from privimage.data.image_set import to_uint8
 from privimage.diffusion.generate import sample_grid
 from privimage.errors import RunFolderError
 from privimage.privacy.ledger import charge_answer
-from privimage.privacy.moments import MOMENTS, Basis, Moments, moments_query
+from privimage.privacy.moments import MOMENTS, Moments, moments_query
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import save_weights
 from privimage.run_folder.private_folder import read_private, write_private
 from privimage.run_folder.run import Run, plain, public_set, save_picture
-from privimage.semantics.sketches import Frame, draw_sketches, gaussians, public_frame
-from privimage.training.pretrain import Sketches
+from privimage.semantics.sketches import (
+    Sketches,
+    frame_from,
+    public_frame,
+    sketches_from,
+    tensors_of,
+)
 
-NUM_SKETCHES = 20_000
 PER_LABEL_SHOWN = 10
 QUESTION = "question"
 MOMENTS_FILE, PICTURE = manifest.PRODUCTS["moments"]
@@ -61,33 +66,26 @@ def ask_moments(run: Run) -> list[str]:
         return []
     charge_answer(run.ledger, MOMENTS)
     save_weights(run.folder / MOMENTS_FILE, kept, insecure=run.source.insecure)
-    images, labels = _drawn(run, kept, run.sets.public)
-    shown = PER_LABEL_SHOWN * run.sets.sensitive.num_classes
-    names = run.sets.sensitive.class_names
-    grid = sample_grid(images[:shown], labels[:shown], names, per_class=PER_LABEL_SHOWN)
-    save_picture(run.folder / PICTURE, grid)
+    save_picture(run.folder / PICTURE, _picture(run, sketches_from(kept)))
     run.progress("moments", 1, 1)
     return [MOMENTS_FILE, PICTURE]
 
 
 def sketch_inputs(run: Run) -> dict[str, Any]:
-    """What pre-training rests on beside the selection; nothing where no moments were asked for."""
+    """What drawing rests on beside the model; nothing where no moments were asked for."""
     if run.config.moments is None:
         return {}
     return {"moments": manifest.results(run.folder, "moments")}
 
 
-def drawn_sketches(run: Run, subset: ImageSet) -> Sketches | None:
-    """Sketches with detail from the chosen public images, on every process; None without
-    moments.
-    """
+def sketches_of(run: Run) -> Sketches | None:
+    """What drawing begins with, on every process; None without moments."""
     if run.config.moments is None:
         return None
     kept = {}
     if run.world.is_leader:
         kept = safetensors.torch.load_file(run.folder / MOMENTS_FILE)
-    images, labels = _drawn(run, run.world.broadcast(kept), subset)
-    return Sketches(images, labels, run.config.moments.sketch_noise_level)
+    return sketches_from(run.world.broadcast(kept))
 
 
 def _ask(run: Run) -> dict[str, Tensor]:
@@ -102,10 +100,18 @@ def _ask(run: Run) -> dict[str, Tensor]:
     frame = public_frame(
         run.sets.public, num_components=config.num_components, seed=run.config.seed
     )
-    frame = _frame(run.world.broadcast(_frame_tensors(frame)))  # one for all, to the last bit
+    frame = frame_from(run.world.broadcast(tensors_of(frame)))  # one for all, to the last bit
+
+    def told(noisy: Moments) -> dict[str, Tensor]:
+        return tensors_of(
+            frame,
+            noisy,
+            noise_multiplier=config.noise_multiplier,
+            noise_level=config.sketch_noise_level,
+        )
 
     def keep(noisy: Moments) -> None:
-        kept = _tensors(noisy, frame) | {QUESTION: _question(run)}
+        kept = told(noisy) | {QUESTION: _question(run)}
         write_private(_kept(run), safetensors.torch.save(kept))
 
     noisy = moments_query(
@@ -117,31 +123,15 @@ def _ask(run: Run) -> dict[str, Tensor]:
         keep=keep,
         world=run.world,
     )
-    return _tensors(noisy, frame)
+    return told(noisy)
 
 
-def _tensors(moments: Moments, frame: Frame) -> dict[str, Tensor]:
-    """Everything that sketches follow from, by name."""
-    return moments._asdict() | _frame_tensors(frame)
-
-
-def _frame_tensors(frame: Frame) -> dict[str, Tensor]:
-    scale = torch.tensor(frame.basis.scale, dtype=torch.float64)
-    found = frame.basis._asdict() | {"scale": scale} | frame._asdict()
-    return {name: value.contiguous() for name, value in found.items() if name != "basis"}
-
-
-def _frame(kept: dict[str, Tensor]) -> Frame:
-    basis = Basis(kept["directions"], kept["offset"], float(kept["scale"]))
-    return Frame(basis, *(kept[name] for name in Frame._fields[1:]))
-
-
-def _drawn(run: Run, kept: dict[str, Tensor], public: ImageSet) -> tuple[Tensor, Tensor]:
-    assert run.config.moments is not None
-    moments = Moments(*(kept[name] for name in Moments._fields))
-    frame = _frame(kept)
-    found = gaussians(moments, frame, noise_multiplier=run.config.moments.noise_multiplier)
-    return draw_sketches(found, frame, public, num_images=NUM_SKETCHES, seed=run.config.seed)
+def _picture(run: Run, sketches: Sketches) -> Image.Image:
+    names, size = run.sets.sensitive.class_names, run.config.data.image_size
+    labels = torch.arange(PER_LABEL_SHOWN * len(names)) % len(names)
+    generator = torch.Generator().manual_seed(run.config.seed)
+    drawn = to_uint8(sketches.draw(labels, size=size, generator=generator))
+    return sample_grid(drawn, labels, names, per_class=PER_LABEL_SHOWN)
 
 
 def _kept_answer(run: Run) -> dict[str, Tensor] | None:

@@ -195,7 +195,8 @@ def noisy_examples(
     if denoiser.is_conditional:
         labels = sensitive.labels[indices].to(device)
         labels = torch.where(drawn.uniform < config.label_dropout, denoiser.null_label, labels)
-    return to_model_range(chosen.to(device)), labels, noise_levels(drawn.normal), drawn.noise
+    sigma = noise_levels(drawn.normal, largest=denoiser.largest_noise)
+    return to_model_range(chosen.to(device)), labels, sigma, drawn.noise
 
 
 def made_up_examples(

@@ -5,11 +5,8 @@ Everything here is public. Batches and noise are functions of (seed, step) alone
 was interrupted continues with exactly the numbers that it would have had.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from privimage.data.image_set import ImageSet, to_model_range
@@ -21,17 +18,6 @@ from privimage.machine.hardware import Compute, resident
 from privimage.run_folder.runlog import RunLog
 from privimage.run_folder.training_context import BY_ITSELF, TrainingContext
 from privimage.settings.config import PretrainConfig
-
-
-@dataclass(frozen=True)
-class Sketches:
-    """What labels look like from afar, and the noise level from which that is all there is to see
-    (`privimage.semantics.sketches`).
-    """
-
-    images: UInt8[Tensor, "num channel height width"]
-    labels: Int64[Tensor, " num"]
-    noise_level: float
 
 
 def step_generator(seed: int, step: int, *, stage: int, device: torch.device) -> torch.Generator:
@@ -59,15 +45,13 @@ def pretrain(
     *,
     conditional: bool,
     seed: int,
-    sketches: Sketches | None = None,
     compute: Compute = Compute(),  # noqa: B008 (it is frozen)
     context: TrainingContext = BY_ITSELF,
 ) -> Ema:
     """Train `denoiser` in place on labelled public images; returns the averaged weights.
 
     `subset.labels` are labels of the sensitive task, or num_classes for "no label".
-    Unconditional networks get none. With `sketches` these take the place of public images at high
-    noise levels. At least one step is taken.
+    Unconditional networks get none. At least one step is taken.
     """
     checkpoint, world = context.checkpoint, context.world
     device = next(denoiser.parameters()).device
@@ -105,22 +89,10 @@ def pretrain(
             )
 
         # one noise level and one noise image each (K = 1)
-        sigma = sample_noise_levels(len(images), generator=generator)[:, None]
+        sigma = sample_noise_levels(
+            len(images), generator=generator, largest=denoiser.largest_noise
+        )[:, None]
         noise = torch.randn(images[:, None].shape, generator=generator, device=device)
-        if sketches is not None:  # the far view is learnt from them, detail from public images
-            most, shape = len(sketches.labels), (len(images),)
-            drawn = torch.randint(most, shape, generator=generator, device=device).cpu()
-            is_far = sigma[:, 0] >= sketches.noise_level
-            far = to_model_range(sketches.images[drawn].to(device))
-            images = torch.where(is_far[:, None, None, None], far, images)
-            if labels is not None:
-                far_labels = drop_labels(
-                    sketches.labels[drawn].to(device),
-                    null_label=denoiser.null_label,
-                    rate=config.label_dropout,
-                    generator=generator,
-                )
-                labels = torch.where(is_far, far_labels, labels)
         loss = gradient_of((images, labels, sigma, noise))
         optimizer.step()
         ema.update(step)

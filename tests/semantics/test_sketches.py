@@ -1,11 +1,19 @@
 import pytest
+import safetensors.torch
 import torch
 
-from privimage.data.image_set import ImageSet
+from privimage.data.image_set import ImageSet, to_uint8
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.moments import Moments, clipped_steps, exact_sums, moments_query
 from privimage.privacy.rng import secure_source
-from privimage.semantics.sketches import draw_sketches, gaussians, public_frame
+from privimage.semantics.sketches import (
+    Sketches,
+    frame_from,
+    gaussians,
+    public_frame,
+    sketches_from,
+    tensors_of,
+)
 from tests.ledgers import ledger_terms
 
 SIZE, COMPONENTS = 8, 6
@@ -48,6 +56,13 @@ def asked(images, frame, *, multiplier):
     )
 
 
+def drawn_from(found, frame, *, num, seed=0):
+    labels = torch.arange(num) % len(found.mean)
+    generator = torch.Generator().manual_seed(seed)
+    sketches = Sketches(found, frame, 0.5)
+    return to_uint8(sketches.draw(labels, size=SIZE, generator=generator)), labels
+
+
 def shades(images):
     """How much darker the left side of each image is than the right one."""
     pixels = images.float()
@@ -68,7 +83,7 @@ def test_sketches_look_like_their_label_from_afar(public, frame):
     private = smooth_images(3000, seed=1, slant=[-30.0, 0.0, 30.0])
     moments = asked(private, frame, multiplier=2.0)
     found = gaussians(moments, frame, noise_multiplier=2.0)
-    images, labels = draw_sketches(found, frame, public, num_images=900, seed=0)
+    images, labels = drawn_from(found, frame, num=900)
     for label in range(3):
         drawn, real = (
             shades(s[of == label]) for s, of in ((images, labels), (private.images, private.labels))
@@ -85,7 +100,7 @@ def test_with_noise_that_drowns_everything_sketches_are_what_public_images_are(p
     worst = 0.0
     for _ in range(5):
         found = gaussians(asked(private, frame, multiplier=1e5), frame, noise_multiplier=1e5)
-        images, labels = draw_sketches(found, frame, public, num_images=1000, seed=0)
+        images, labels = drawn_from(found, frame, num=1000)
         difference = shades(images[labels == 0]).mean() - shades(images[labels == 1]).mean()
         worst = max(worst, float(difference.abs()))
         assert torch.isfinite(found.root).all()
@@ -110,7 +125,7 @@ def test_labels_without_images_and_a_single_label_give_sketches_too(public, fram
     nobody = smooth_images(4, seed=0, slant=[0.0, 0.0]).take(torch.empty(0, dtype=torch.int64))
     for private in (nobody, smooth_images(100, seed=3)):
         found = gaussians(asked(private, frame, multiplier=2.0), frame, noise_multiplier=2.0)
-        images, labels = draw_sketches(found, frame, public, num_images=7, seed=0)
+        images, labels = drawn_from(found, frame, num=7)
         assert images.shape == (7, 1, SIZE, SIZE)
         assert labels.tolist() == [i % private.num_classes for i in range(7)]
 
@@ -121,14 +136,23 @@ def test_public_images_that_are_all_alike_give_a_frame(frame):
     )
     flat = public_frame(alike, num_components=COMPONENTS, seed=0)
     found = gaussians(asked(alike, flat, multiplier=2.0), flat, noise_multiplier=2.0)
-    images, _ = draw_sketches(found, flat, alike, num_images=3, seed=0)
+    images, _ = drawn_from(found, flat, num=3)
     assert (images.float() - 9).abs().max() <= 2
 
 
 def test_another_seed_gives_other_sketches_and_the_same_seed_the_same(public, frame):
     found = gaussians(asked(public, frame, multiplier=2.0), frame, noise_multiplier=2.0)
-    one, same, other = (
-        draw_sketches(found, frame, public, num_images=5, seed=seed)[0] for seed in (0, 0, 1)
-    )
+    one, same, other = (drawn_from(found, frame, num=5, seed=seed)[0] for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_sketches_are_the_same_from_their_file(public, frame):
+    moments = asked(public, frame, multiplier=2.0)
+    kept = tensors_of(frame, moments, noise_multiplier=2.0, noise_level=0.7)
+    found = safetensors.torch.load(safetensors.torch.save(kept))
+    again = sketches_from(found)
+    ours, _ = drawn_from(gaussians(moments, frame, noise_multiplier=2.0), frame, num=5)
+    theirs, _ = drawn_from(again.found, frame_from(found), num=5)
+    assert torch.equal(ours, theirs)
+    assert again.noise_level == pytest.approx(0.7)

@@ -107,7 +107,7 @@ def test_a_whole_run_accounts_for_the_moments_and_says_so(toy_settings, tmp_path
     assert "query/moments.safetensors" in statement["released"]
     assert (asked / "query" / "sketches.png").exists()
     assert not (plain / "query" / "moments.safetensors").exists()
-    # the sketches were part of pre-training
+    # the network was trained for lower noise levels
     one, other = (safetensors.torch.load_file(f / "pretrained.safetensors") for f in (asked, plain))
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
