@@ -228,7 +228,7 @@ class RunConfig:
         if self.moments is not None and self.selection.strategy == "none":
             yield (
                 "moments are asked for, and selection.strategy is none: they serve pre-training; "
-                "leave the section moments out"
+                "leave the section moments out, or set it to null"
             )
 
     def to_dict(self) -> dict[str, Any]:

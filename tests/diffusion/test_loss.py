@@ -10,6 +10,7 @@ from privimage.diffusion.loss import (
     denoising_loss,
     drop_labels,
     loss_weight,
+    noise_levels,
     sample_noise_levels,
 )
 from privimage.diffusion.unet import UNet
@@ -164,3 +165,24 @@ def test_label_dropout_takes_one_draw_per_image_which_all_its_copies_share():
 
     denoising_loss(record, images, torch.tensor([5, 2, 9]), sigma, noise)
     assert seen == [[5] * 4 + [2] * 4 + [9] * 4]
+
+
+@pytest.mark.parametrize("largest", [0.1, 0.5, 3.0])
+def test_noise_levels_up_to_a_largest_are_the_usual_ones_that_are_no_larger(largest):
+    usual = sample_noise_levels(200_000, generator=generator())
+    found = sample_noise_levels(200_000, generator=generator(1), largest=largest)
+    assert found.max() <= largest * (1 + 1e-5)
+    wanted = usual[usual <= largest].log()
+    # quantiles of the same law; the rarest tenth differs by its own chance
+    for q in (0.1, 0.5, 0.9):
+        assert found.log().quantile(q).item() == pytest.approx(wanted.quantile(q).item(), abs=0.03)
+
+
+def test_noise_levels_without_a_largest_are_as_ever_and_extreme_draws_are_finite():
+    normal = torch.tensor([-40.0, -6.0, 0.0, 6.0, 40.0])
+    assert torch.equal(noise_levels(normal), (-1.2 + 1.2 * normal).exp())
+    found = noise_levels(normal[1:], largest=0.5)
+    assert torch.isfinite(found).all()
+    assert (found > 0).all()
+    assert (found <= 0.5 * (1 + 1e-5)).all()
+    assert (found.diff() >= 0).all()

@@ -163,3 +163,21 @@ def test_every_call_gets_the_labels_and_no_gradient_is_kept(sampler):
 def test_no_steps_are_refused(sampler):
     with pytest.raises(ConfigError, match="num_steps is 0; give at least 1"):
         SAMPLERS[sampler](GaussianDenoiser(), latents(), None, num_steps=0)
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_drawing_may_begin_at_a_lower_level_with_images(sampler):
+    levels, seen = [], []
+
+    def denoise(x, sigma, labels):
+        levels.append(sigma[0].item())
+        seen.append(x)
+        return torch.full_like(x, 0.25)
+
+    begun = torch.full((4, 1, 2, 2), 0.5)
+    noise = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    found = SAMPLERS[sampler](denoise, noise + begun / 0.4, None, num_steps=5, largest=0.4)
+    assert levels[0] == pytest.approx(0.4)
+    assert max(levels) == levels[0]
+    assert torch.allclose(seen[0], begun + 0.4 * noise, atol=1e-6)
+    assert torch.allclose(found, torch.full_like(found, 0.25), atol=0.02)
