@@ -48,6 +48,7 @@ class Size(NamedTuple):
 SIZES = {
     "cifar10": Size(50_000, 10_000, 10),
     "cifar100": Size(50_000, 10_000, 100),
+    "fashion_mnist": Size(60_000, 10_000, 10),
     "imagenet32": Size(1_281_167, 50_000, 1000),
     "imagenet64": Size(1_281_167, 50_000, 1000),
     "celeba32": Size(162_770, 19_962, 1),

@@ -130,7 +130,9 @@ class Claim:
     settings: dict[str, Setting]
     # sensitive class: public classes that look like it
     look_alikes: dict[str, list[str]] | None = None
-    published_as: str | None = None  # its columns in expected_results/published.yaml
+    # its columns in expected_results/published.yaml: of the paper, or of a benchmark alone
+    published_as: str | None = None
+    benchmarked_as: str | None = None
 
     def problems(self) -> Iterator[str]:
         for name, setting in self.settings.items():

@@ -66,7 +66,7 @@ def arms_with_bands(claim: Claim, setting: Setting) -> list[str]:
 
     An arm that only stands second in the claim's orderings is a baseline, without a band.
     """
-    if claim.published_as is not None:
+    if (claim.published_as or claim.benchmarked_as) is not None:
         return list(setting.arms)
     results = {setting.main_arm, *(ordering.first for ordering in claim.orderings)}
     return [arm for arm in setting.arms if arm in results]

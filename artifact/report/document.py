@@ -31,8 +31,8 @@ from artifact.report.tables import (
     CellTable,
     computed_tables,
     metric_rows,
-    paper_table,
     privacy_rows,
+    published_numbers,
     stage_table,
 )
 from privimage.errors import UserError
@@ -65,7 +65,7 @@ class Section:
     meaning: str
     arms: list[ArmView]
     unfinished: list[str]
-    paper: CellTable | None
+    published: CellTable | None
     is_judged_by_paper: bool
     computed: list[CellTable]
     metrics: list[list[str]]
@@ -158,7 +158,7 @@ def collect_section(root: Path, claim: Claim, setting: str, *, out: Path) -> Sec
         meaning=MEANING[comparison.verdict],
         arms=views,
         unfinished=[arm_title(arm) for arm in names if not _is_finished(arm, records)],
-        paper=paper_table(claim, setting, records, checks),
+        published=published_numbers(claim, setting, records, checks),
         is_judged_by_paper=setting == AGAINST_PAPER,
         computed=computed_tables(records, checks) if computes else [],
         metrics=[] if computes else metric_rows(claim, arms, records),

@@ -72,34 +72,42 @@ def metric_rows(
     return rows if records else []
 
 
-def paper_table(
+def published_numbers(
     claim: Claim, setting: str, records: Sequence[ClaimRecord], checks: Sequence[Check]
 ) -> CellTable | None:
-    """The claim's columns of the paper's main table: metrics by epsilon, ours and theirs."""
-    if claim.published_as is None or not records:
+    """The claim's columns of the paper's main table, or of a benchmark that has more image sets:
+    metrics by epsilon, ours and theirs.
+    """
+    dataset = claim.published_as or claim.benchmarked_as
+    if dataset is None or not records:
         return None
     paper, benchmark = published_table(MAIN_TABLE), published_table(BENCHMARK)
     arms = {epsilon: arm for arm, epsilon in arm_epsilons(claim.setting(setting)).items()}
-    epsilons = paper.epsilons(PAPER_METHOD)
+    epsilons, names = paper.epsilons(PAPER_METHOD), paper.metrics(dataset)
+    if claim.published_as is None:
+        epsilons = tuple(e for e in benchmark.epsilons(BENCHMARK_METHOD) if e in arms)
+        known = benchmark.metrics(dataset)
+        names = tuple(ours for ours, theirs in BENCHMARK_METRICS.items() if theirs in known)
     verdicts = {(check.metric, check.arm): check.verdict.value for check in checks}
     rows, with_benchmark = [], False
-    for name in paper.metrics(claim.published_as):
+    for name in names:
         metric, cells = f"metrics.{name}", []
         for epsilon in epsilons:
             arm = arms.get(epsilon, "")
             theirs = [
-                ("paper", _published(paper, PAPER_METHOD, claim, name, epsilon)),
-                ("DPImageBench", _benchmark_value(benchmark, claim, name, epsilon)),
+                ("paper", _published(paper, PAPER_METHOD, dataset, name, epsilon)),
+                ("DPImageBench", _benchmark_value(benchmark, dataset, name, epsilon)),
             ]
             beside = tuple(f"{who} {value:g}" for who, value in theirs if value is not None)
-            with_benchmark = with_benchmark or len(beside) == 2
+            with_benchmark = with_benchmark or theirs[1][1] is not None
             scale = 100 if is_accuracy(metric) else 1
             ours = _text(records, arm, metric, digits=1, scale=scale)
             cells.append(Cell(ours, beside, verdicts.get((metric, arm), "")))
         unit = ", %" if is_accuracy(metric) else ""
         rows.append((f"{metric_title(metric)}{unit}", tuple(cells)))
     head = ("", *(f"ε = {epsilon:g}" for epsilon in epsilons))
-    notes = _paper_notes(claim, setting, records) + (BENCHMARK_NOTE,) * with_benchmark
+    notes = () if claim.published_as is None else _paper_notes(claim, setting, records)
+    notes += (BENCHMARK_NOTE,) * with_benchmark
     return CellTable(head, tuple(rows), notes)
 
 
@@ -174,18 +182,17 @@ def _paper_notes(claim: Claim, setting: str, records: Sequence[ClaimRecord]) -> 
 
 
 def _benchmark_value(
-    table: PublishedTable, claim: Claim, name: str, epsilon: float
+    table: PublishedTable, dataset: str, name: str, epsilon: float
 ) -> float | None:
     if name not in BENCHMARK_METRICS:
         return None
-    return _published(table, BENCHMARK_METHOD, claim, BENCHMARK_METRICS[name], epsilon)
+    return _published(table, BENCHMARK_METHOD, dataset, BENCHMARK_METRICS[name], epsilon)
 
 
 def _published(
-    table: PublishedTable, method: str, claim: Claim, name: str, epsilon: float
+    table: PublishedTable, method: str, dataset: str, name: str, epsilon: float
 ) -> float | None:
     """The number as printed, or None where the table has no such cell."""
-    dataset = claim.published_as or ""
     if name not in table.metrics(dataset) or epsilon not in table.epsilons(method):
         return None
     return table.value(method, dataset, metric=name, epsilon=epsilon)

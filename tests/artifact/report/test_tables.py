@@ -6,8 +6,14 @@ from artifact.claims.records import ClaimRecord
 from artifact.claims.registry import claims_root, load_claim
 from artifact.judging.compare import compare
 from artifact.judging.expected import ExpectedSetting, ExpectedValue
-from artifact.report.tables import Cell, CellTable, computed_tables, privacy_rows, stage_table
-from artifact.report.tables import paper_table as optional_paper_table
+from artifact.report.tables import (
+    Cell,
+    CellTable,
+    computed_tables,
+    privacy_rows,
+    published_numbers,
+    stage_table,
+)
 
 TABLE = load_claim(claims_root() / "table_cifar10" / "claim.yaml")
 CELEBA = load_claim(claims_root() / "table_celeba64" / "claim.yaml")
@@ -25,7 +31,7 @@ def run(arm):
 
 
 def paper_table(*arguments) -> CellTable:
-    table = optional_paper_table(*arguments)
+    table = published_numbers(*arguments)
     assert table is not None
     return table
 
@@ -77,7 +83,18 @@ def test_a_cell_carries_the_verdict_of_its_check(run):
 
 
 def test_a_claim_that_is_no_table_of_the_paper_has_none(toy, record):
-    assert optional_paper_table(toy, "smoke", [record()], []) is None
+    assert published_numbers(toy, "smoke", [record()], []) is None
+
+
+def test_numbers_of_a_benchmark_stand_beside_a_set_that_the_paper_has_not(run):
+    claim = load_claim(claims_root() / "table_fashion_mnist" / "claim.yaml")
+    record = dataclasses.replace(run(data="fashion_mnist"), claim=claim.id, setting="cpu")
+    table = paper_table(claim, "cpu", [record], [])
+    assert table.head == ("", "ε = 10", "ε = 1")
+    assert dict(table.rows)["CNN accuracy, %"][0].beside == ("DPImageBench 87.1",)
+    assert dict(table.rows)["CNN accuracy, %"][1].beside == ("DPImageBench 79.9",)
+    assert len(table.notes) == 1
+    assert "settings of its own" in table.notes[0]
 
 
 def test_computed_values_stand_beside_the_expected_ones_grouped_by_what_was_computed(toy):
