@@ -329,7 +329,7 @@ def show_other_epsilons(config: "RunConfig") -> None:
             multiplier = privacy_plan(other).mechanisms[DP_SGD].noise_multiplier
             noise = f"noise multiplier {multiplier:.4g}"
         except BudgetError:
-            noise = "the query alone costs more; raise privacy.query_noise_multiplier"
+            noise = "the queries alone cost more; give them more noise"
         say(f"  epsilon {epsilon:g}: {noise}")
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import safetensors
+
 from privimage.errors import BudgetError
 from privimage.privacy.accounting import Accountant
 from privimage.privacy.counted_again import second_opinions
@@ -23,6 +25,7 @@ from privimage.privacy.ledger import (
     UNIT,
 )
 from privimage.privacy.ledger import FORMAT as LEDGER_FORMAT
+from privimage.privacy.moments import MOMENTS
 from privimage.privacy.query import QUERY
 from privimage.release.image_files import images_are_insecure
 from privimage.release.papers import LEDGER, STATEMENT, TARGET, Broken, Papers, refuse
@@ -40,6 +43,7 @@ CARD_PROMISE = re.compile(r"^Weights and images are \((\S+), (\S+)\)-differentia
 PAGE_PROMISE = re.compile(
     r"^What this run releases .*\((\S+), (\S+)\)-differentially private", re.M
 )
+MOMENTS_FILE = "query/moments.safetensors"
 ANSWER, CARD, PAGE = "query/answer.json", "model_card.md", "privacy_statement.md"
 
 
@@ -193,6 +197,23 @@ def the_receipt_is_the_ledgers(papers: Papers) -> str:
     return "noise, sensitivity and images"
 
 
+def the_moments_are_the_ledgers(papers: Papers) -> str:
+    """The noise that the moments say they have is the one that was accounted."""
+    account = papers.account
+    if MOMENTS not in account.reserved:
+        if not papers.has(MOMENTS_FILE):
+            return "none were asked for"
+        raise Broken(f"{MOMENTS_FILE} holds answers that the account does not know")
+    try:
+        with safetensors.safe_open(papers.path(MOMENTS_FILE), "np") as file:
+            told = float(file.get_tensor("noise_multiplier"))
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError) as error:
+        raise Broken(f"{MOMENTS_FILE} cannot be read") from error
+    wanted = {"noise_multiplier": account.reserved[MOMENTS].noise_multiplier}
+    refuse(_differences({"noise_multiplier": told}, wanted, "the moments'"))
+    return "the same noise"
+
+
 def settings_are_the_ledgers(papers: Papers) -> str:
     """`config.yaml` and `finetune.json`: the training that was asked for is the one accounted."""
     config, account = load_config(papers.path("config.yaml")), papers.account
@@ -206,6 +227,8 @@ def settings_are_the_ledgers(papers: Papers) -> str:
     wanted = {DP_SGD: {"sampling_rate": privacy.sampling_rate, "reserved": privacy.num_steps}}
     if asks:
         wanted[QUERY] = {"noise_multiplier": privacy.query_noise_multiplier}
+    if config.moments is not None:
+        wanted[MOMENTS] = {"noise_multiplier": config.moments.noise_multiplier}
     events = {event["name"]: event for event in terms["events"]}
     if events.keys() != wanted.keys():
         faults.append(f"the settings ask for {', '.join(wanted)}, the account has {[*events]}")

@@ -20,6 +20,7 @@ ALONGSIDE = {
     "images.npz": ("samples.png",),
     "pretrained.safetensors": ("pretrained_ema.safetensors",),
     "query/selection.json": ("query/chosen_classes.png",),
+    "query/moments.safetensors": ("query/sketches.png",),
 }
 LINE = re.compile("([0-9a-f]{64})  ([^ ].*)")
 

@@ -40,6 +40,7 @@ def model_card(run: Run, statement: dict[str, Any]) -> str:
         public="images of the publisher" if is_folder else f"`{config.data.public}`",
         selection=json.loads((run.folder / "query" / "selection.json").read_text()),
         sampling=config.sampling,
+        moments=config.moments is not None,
         accuracy=metrics.pop("query_network_accuracy"),
         scores=sorted(metrics.items()),
         is_rehearsal=config.stage_seconds is not None,

@@ -34,6 +34,7 @@ RESTS_ON = (
     ("pretrain", "selection", "selection"),
     ("finetune", "pretrained", "pretrain"),
     ("generate", "model", "finetune"),
+    ("generate", "moments", "moments"),
     ("evaluate", "images", "generate"),
 )
 # what damaged or foreign JSON makes of code that reads it
@@ -174,6 +175,7 @@ CHECKS: tuple[tuple[str, Callable[[Papers], str]], ...] = (
     ("the statement in words agrees", agreement.the_page_is_the_statement),
     ("the model card agrees", agreement.the_card_is_the_statements),
     ("the query's receipt agrees", agreement.the_receipt_is_the_ledgers),
+    ("the moments agree", agreement.the_moments_are_the_ledgers),
     ("the settings agree", agreement.settings_are_the_ledgers),
     ("the record agrees", agreement.the_record_is_the_accounts),
 )
