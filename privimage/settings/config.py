@@ -225,11 +225,6 @@ class RunConfig:
                 f"data.image_size is {self.data.image_size}, but a network of "
                 f"{len(self.network.channel_multipliers)} levels needs a multiple of {factor}"
             )
-        if self.moments is not None and self.selection.strategy == "none":
-            yield (
-                "moments are asked for, and selection.strategy is none: they serve pre-training; "
-                "leave the section moments out, or set it to null"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as `config.yaml` stores them."""

@@ -8,6 +8,7 @@ asked when each of them is right.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
+from types import UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
@@ -107,7 +108,8 @@ def _keys(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
         if dataclasses.is_dataclass(kind):
             kind = get_type_hints(kind)[str(part)]
-            kind = next(filter(dataclasses.is_dataclass, get_args(kind)), kind)  # X | None
+            if get_origin(kind) is UnionType:  # X | None
+                kind = get_args(kind)[0]
         else:  # dict[str, X] or tuple[X, ...]
             kind = get_args(kind)[get_origin(kind) is dict]
     return sorted(field.name for field in dataclasses.fields(kind))

@@ -6,6 +6,7 @@ from privimage.settings.config import load_config
 from privimage.settings.defaults import (
     default_classes_per_label,
     default_delta,
+    default_moments,
     default_sampling,
     default_settings,
     least_query_multiplier,
@@ -58,10 +59,25 @@ def test_the_query_leaves_the_most_of_every_budget_to_dp_sgd(epsilon, public_siz
     )
     data = {"sensitive": "digits", "public": "glyphs", "image_size": 8, "color": "grey"}
     config = load_config({**values, "data": data | {"public_size": public_size}})
-    query, dp_sgd = privacy_plan(config).mechanisms.values()
-    alone = gaussian_epsilon(query.noise_multiplier, delta=config.privacy.delta)
-    assert alone <= epsilon / 3
-    assert dp_sgd.noise_multiplier < 100
+    mechanisms = dict(privacy_plan(config).mechanisms)
+    assert mechanisms.pop("dp_sgd").noise_multiplier < 100
+    assert len(mechanisms) == 1 + (config.moments is not None)
+    for query in mechanisms.values():
+        alone = gaussian_epsilon(query.noise_multiplier, delta=config.privacy.delta)
+        assert alone <= epsilon / 3
+
+
+def test_moments_are_asked_where_a_label_has_images_enough_for_their_noise():
+    def moments(public_size, epsilon):
+        return default_moments(public_size, 10, 28, epsilon=epsilon, delta=1e-6)
+
+    found = moments(60_000, 10.0)
+    assert found is not None
+    assert gaussian_epsilon(found["noise_multiplier"], delta=1e-6) < 10 / 3
+    assert moments(60_000, 1.0)["noise_multiplier"] > 5 * found["noise_multiplier"]
+    assert moments(1000, 10.0) is None
+    assert moments(10_000, 1.0) is None
+    assert default_moments(60_000, 10, 8, epsilon=10.0, delta=1e-6)["num_components"] == 16
 
 
 @pytest.mark.parametrize("epsilon", [0, -1.0, float("inf"), float("nan")])

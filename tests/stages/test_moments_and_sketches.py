@@ -133,9 +133,7 @@ def test_other_moments_in_a_folder_that_spent_budget_are_refused(toy_settings, t
     assert charged(folder)[MOMENTS] == 1
 
 
-def test_moments_without_pretraining_and_too_many_directions_are_refused(toy_settings, tmp_path):
-    with pytest.raises(ConfigError, match="they serve pre-training"):
-        load_config(toy_settings, ASKED | {"selection.strategy": "none"})
+def test_unknown_settings_and_too_many_directions_are_refused(toy_settings, tmp_path):
     with pytest.raises(ConfigError, match="allowed are noise_multiplier, num_components"):
         load_config(toy_settings, ASKED | {"moments.multiplier": 1.0})
     many = load_config(toy_settings, ASKED | {"moments.num_components": 10**6})
@@ -184,3 +182,11 @@ def test_seeded_moments_serve_no_run_that_promises(toy_settings, tmp_path):
             tmp_path / "mine",
             donor=Donor(tmp_path / "donor", "pretrained"),
         )
+
+
+def test_moments_need_no_pretraining(toy_settings, tmp_path):
+    record = run_pipeline(
+        load_config(toy_settings, ASKED | {"selection.strategy": "none"}), tmp_path / "run"
+    )
+    assert record["privacy"]["moments_noise_multiplier"] == 3.0
+    assert set(charged(tmp_path / "run")) == {MOMENTS, "dp_sgd"}
