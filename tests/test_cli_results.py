@@ -26,7 +26,7 @@ def test_the_command_ends_in_a_sentence_and_a_code_of_its_own(monkeypatch, folde
     assert command(monkeypatch, "verify", folder) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert last == (
-        f"{folder}: all 14 checks that were made hold; 1 could not be made, for want of the "
+        f"{folder}: all 15 checks that were made hold; 1 could not be made, for want of the "
         "files named above."
     )
     picture = folder / "samples.png"
@@ -34,7 +34,7 @@ def test_the_command_ends_in_a_sentence_and_a_code_of_its_own(monkeypatch, folde
     assert command(monkeypatch, "verify", folder) == 7
     said = capsys.readouterr()
     assert "FAILED    published files are unchanged: samples.png was changed" in said.out
-    assert said.err.startswith(f"error: {folder} is not what it says: 2 of 15 checks failed")
+    assert said.err.startswith(f"error: {folder} is not what it says: 2 of 16 checks failed")
     assert said.err.count("\n") == 1
 
 

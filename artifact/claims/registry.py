@@ -145,6 +145,11 @@ class Claim:
                         )
 
     @property
+    def is_addition(self) -> bool:
+        """Whether it goes beyond the paper, which then has no place for it."""
+        return self.place_in_paper.startswith("none")
+
+    @property
     def first_setting(self) -> str:
         """The smallest one, which the others follow in order of size."""
         return next(iter(self.settings))

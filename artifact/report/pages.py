@@ -7,6 +7,7 @@ both files to what this gives. `python -m artifact.report.pages` writes them aga
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from artifact.assets.inventory import FID_WEIGHTS
 from artifact.claims.records import find_records
@@ -137,12 +138,22 @@ class Experiment:
 
 def render(claims: dict[str, Claim]) -> dict[str, str]:
     """The text of every page, by its path in the repository."""
-    experiments = experiments_of(claims)
+    everything = experiments_of(claims)
+    papers = [e for e in everything if not e.claim.is_addition]  # the form has room for no more
+    markdown, latex = markdown_templates(TEMPLATES), tex_templates(TEMPLATES)
+    pages = {}
+    for page, name in PAGES.items():
+        is_form = page.endswith(".tex")
+        template = (latex if is_form else markdown).get_template(name)
+        pages[page] = template.render(_values(papers if is_form else everything))
+    return pages
+
+
+def _values(experiments: list[Experiment]) -> dict[str, Any]:
     by_claim: dict[str, list[Experiment]] = {}
     for experiment in experiments:
         by_claim.setdefault(experiment.claim.id, []).append(experiment)
-    markdown, latex = markdown_templates(TEMPLATES), tex_templates(TEMPLATES)
-    values = {
+    return {
         "by_claim": by_claim,
         "experiments": experiments,
         "image": IMAGE,
@@ -150,14 +161,10 @@ def render(claims: dict[str, Claim]) -> dict[str, str]:
         "needs_gpu": [e for e in experiments if e.setting.needs.gpu_memory_gib],
         "anywhere": [e for e in experiments if not e.setting.needs.gpu_memory_gib],
     }
-    return {
-        page: (latex if page.endswith(".tex") else markdown).get_template(name).render(values)
-        for page, name in PAGES.items()
-    }
 
 
 def experiments_of(claims: dict[str, Claim]) -> list[Experiment]:
-    """All claims at all settings, the claim with the quickest judged result first."""
+    """All claims at all settings: the paper's first, and of these the quickest judged result."""
     ordered = sorted(claims.values(), key=_time_to_result)
     pairs = [(claim, name) for claim in ordered for name in claim.settings]
     expected = {claim.id: load_expected(claim) for claim in ordered}
@@ -167,9 +174,9 @@ def experiments_of(claims: dict[str, Claim]) -> list[Experiment]:
     ]
 
 
-def _time_to_result(claim: Claim) -> tuple[bool, float, str]:
+def _time_to_result(claim: Claim) -> tuple[bool, bool, float, str]:
     first = claim.setting(claim.first_setting)
-    return not first.judged, first.compute_minutes.minutes, claim.id
+    return claim.is_addition, not first.judged, first.compute_minutes.minutes, claim.id
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 
 from privimage.data.image_set import ONE_CLASS, ImageSet
 from privimage.diffusion.build import unet_config
@@ -121,7 +121,7 @@ def _sketches(place: Path, network: UNetConfig, *, num_labels: int) -> Sketches:
         raise DataInvalidError(f"{path} is not the file that its run left; copy it again")
     num_pixels = network.num_channels * network.image_size**2
     try:
-        sketches = sketches_from(safetensors.torch.load(read_bounded(path, max_bytes=MAX_BYTES)))
+        sketches = sketches_from(load_tensors(read_bounded(path, max_bytes=MAX_BYTES)))
         size = sketches.found.mean.shape[1]
         shapes = [tuple(t.shape) for t in (*sketches.found, sketches.frame.back)]
         if shapes != [(num_labels, size), (num_labels, size, size), (size, num_pixels)]:

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from privimage.data.image_set import to_uint8
@@ -140,7 +141,7 @@ def _kept_answer(run: Run) -> dict[str, Tensor] | None:
     One that is damaged counts as none: if it was paid for, `_ask` refuses to ask again.
     """
     try:
-        kept = safetensors.torch.load(read_private(_kept(run)) or b"")
+        kept = load_tensors(read_private(_kept(run)) or b"")
     except (SafetensorError, ValueError, LookupError):
         return None
     question = kept.pop(QUESTION, torch.empty(0))
