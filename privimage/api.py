@@ -20,14 +20,14 @@ from privimage.data.own.arrays import channels_first, image_set_of
 from privimage.data.own.native import native_preparation
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
-from privimage.diffusion.build import new_denoiser
 from privimage.diffusion.denoiser import Denoiser
 from privimage.errors import ConfigError, RunFolderError
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.release.image_files import load_images
-from privimage.run_folder.checkpoint import load_weights
+from privimage.release.released_model import open_released_model
 from privimage.run_folder.run import ImageSets
 from privimage.run_folder.runlog import Progress, silent
+from privimage.semantics.sketches import Sketches
 from privimage.settings.config import RunConfig, load_config
 from privimage.settings.defaults import default_settings
 from privimage.settings.description import Description, described
@@ -68,9 +68,13 @@ class SyntheticImages:
 
     def model(self) -> Denoiser:
         """The private model, on the CPU: more images from it cost no privacy."""
-        denoiser = new_denoiser(load_config(self.folder / "config.yaml"), self.images)
-        load_weights(self.folder / "model.safetensors", denoiser)
-        return denoiser.eval()
+        return open_released_model(self.folder).denoiser
+
+    def sketches(self) -> Sketches | None:
+        """What drawing from `model` begins with (`generate_images(..., sketches=...)`), or None
+        where it begins with noise alone.
+        """
+        return open_released_model(self.folder).sketches
 
 
 def load(folder: str | Path) -> SyntheticImages:

@@ -18,6 +18,7 @@ from torch import Tensor
 from privimage.data.image_set import to_uint8
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.sampler import SAMPLERS, SIGMA_MAX
+from privimage.errors import ConfigError
 from privimage.machine.hardware import Compute, Workers, autocast
 from privimage.machine.processes import ALONE, World
 from privimage.semantics.sketches import Sketches
@@ -55,7 +56,11 @@ def drawn_batches(
     the batches in turn; the leader gets all images, every other process only its own, and undefined
     ones in between. Drawing begins with noise alone, or on `sketches`.
     """
-    assert (sketches is None) == (denoiser.largest_noise == math.inf)
+    if (sketches is None) != (denoiser.largest_noise == math.inf):
+        raise ConfigError(
+            "this generator was trained for noise up to "
+            f"{denoiser.largest_noise:g}: give `sketches` if, and only if, it begins with them"
+        )
     denoiser.eval()
     network, device = denoiser.unet.config, next(denoiser.parameters()).device
     num_images, batch_size = config.num_images, config.batch_size

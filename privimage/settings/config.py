@@ -114,7 +114,7 @@ class SelectionConfig:
 class MomentsConfig:
     """What is asked of the average image of a label, beyond the paper (docs/method.md, 12)."""
 
-    noise_multiplier: Positive
+    noise_multiplier: Annotated[float, Ge(2**-5)]  # less cannot be drawn on the grid of sums
     num_components: Count = 64  # directions of public images
     # where drawing begins, with noise on a sketch; the network is trained up to this level
     sketch_noise_level: Positive = 0.5

@@ -10,6 +10,7 @@ from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.generate import drawn_batches, generate_images, sample_grid
 from privimage.diffusion.sampler import ddim_sample
 from privimage.diffusion.unet import UNet
+from privimage.errors import ConfigError
 from privimage.settings.config import SamplingConfig
 from tests.networks import small_unet
 
@@ -122,3 +123,10 @@ def test_drawing_goes_on_after_any_batch_with_the_same_images(done):
     config = dataclasses.replace(CONFIG, batch_size=2)
     left = drawn_batches(small_denoiser(), config, generator=noise(), done=done)
     assert torch.equal(torch.cat([expected[:0], *left]), expected[done:])
+
+
+def test_a_generator_that_begins_with_sketches_is_not_drawn_from_without_them():
+    denoiser = small_denoiser()
+    denoiser.largest_noise = 0.5
+    with pytest.raises(ConfigError, match="give `sketches` if, and only if"):
+        generate(denoiser)

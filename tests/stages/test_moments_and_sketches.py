@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from privimage.api import load
 from privimage.errors import ConfigError, DataInvalidError, RunFolderError
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.moments import MOMENTS
@@ -107,6 +108,9 @@ def test_a_whole_run_accounts_for_the_moments_and_says_so(toy_settings, tmp_path
     assert "query/moments.safetensors" in statement["released"]
     assert (asked / "query" / "sketches.png").exists()
     assert not (plain / "query" / "moments.safetensors").exists()
+    released = load(asked)
+    assert released.model().largest_noise == 0.5
+    assert released.sketches() is not None
     # the network was trained for lower noise levels
     one, other = (safetensors.torch.load_file(f / "pretrained.safetensors") for f in (asked, plain))
     assert any(not torch.equal(one[name], other[name]) for name in one)
