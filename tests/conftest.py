@@ -23,6 +23,8 @@ from privimage.settings.config import load_config  # noqa: E402
 from privimage.stages import known_networks  # noqa: E402
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
 
+MOMENTS_ASKED = {"moments.noise_multiplier": 3.0, "moments.num_components": 8}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def brief_perceptron():
@@ -108,6 +110,14 @@ def finished(tmp_path_factory, toy_mapping):
     """The run folder of a toy run, `run`, with its query network in `shared` beside it."""
     folder = tmp_path_factory.mktemp("finished")
     run_pipeline(load_config(toy_mapping), folder / "run", shared=folder / "shared")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_with_moments(tmp_path_factory, toy_mapping):
+    """The folder of the same run with moments, whose images begin with sketches."""
+    folder = tmp_path_factory.mktemp("with_moments") / "run"
+    run_pipeline(load_config(toy_mapping, MOMENTS_ASKED), folder)
     return folder
 
 

@@ -1,7 +1,7 @@
 """Synthetic images from a finished model, and a picture of some of them (docs/method.md, 7).
 
-Labels go round the classes in turn: class frequencies of the sensitive set were never asked for and
-are not used. Everything here is post-processing of released weights, at no privacy cost.
+Labels go round the classes in turn: class frequencies of the sensitive set are not used. Everything
+here is post-processing of what was released, at no privacy cost.
 """
 
 import math

@@ -18,9 +18,9 @@ from torch import Tensor
 from privimage.data.image_set import ImageSet
 from privimage.errors import ConfigError
 from privimage.machine.processes import ALONE, World
-from privimage.privacy.accounting import Mechanism
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.noise import add_gaussian
+from privimage.privacy.query import query_mechanism
 from privimage.privacy.rng import RandomSource
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,6 @@ class Moments(NamedTuple):
     count: Float[Tensor, " label"]
     total: Float[Tensor, "label coordinate"]  # of the clipped coordinates
     products: Float[Tensor, "label coordinate coordinate"]  # of two of them, symmetric
-
-
-def moments_mechanism(noise_multiplier: float) -> Mechanism:
-    """How it is accounted: one Gaussian mechanism over the whole set, no sampling."""
-    return Mechanism(noise_multiplier=noise_multiplier, sampling_rate=1.0, count=1)
 
 
 def noise_deviations(noise_multiplier: float) -> tuple[float, float, float, float]:
@@ -152,7 +147,7 @@ def moments_query(
         without images get the same noise. The answer is charged before it is used.
     """
     if world.is_leader:
-        ledger.reserve(MOMENTS, moments_mechanism(noise_multiplier))
+        ledger.reserve(MOMENTS, query_mechanism(noise_multiplier))
         ledger.check_charge(MOMENTS)
     mine = world.rows(len(sensitive))
     sums = exact_sums(

@@ -11,7 +11,7 @@ from pathlib import Path
 from privimage.privacy.accounting import Accountant, Mechanism, calibrate_noise_multiplier
 from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import LedgerTerms, PrivacyLedger
-from privimage.privacy.moments import MOMENTS, moments_mechanism
+from privimage.privacy.moments import MOMENTS
 from privimage.privacy.query import QUERY, query_mechanism
 from privimage.privacy.rng import RandomSource
 
@@ -49,7 +49,7 @@ class PrivacyPlan:
         if query_noise_multiplier is not None:
             mechanisms[QUERY] = query_mechanism(query_noise_multiplier)
         if moments_noise_multiplier is not None:
-            mechanisms[MOMENTS] = moments_mechanism(moments_noise_multiplier)
+            mechanisms[MOMENTS] = query_mechanism(moments_noise_multiplier)
         multiplier = calibrate_noise_multiplier(
             tuple(mechanisms.values()),
             sampling_rate=sampling_rate,

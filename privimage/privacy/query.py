@@ -35,7 +35,7 @@ def query_sensitivity(classes_per_image: int) -> float:
 
 
 def query_mechanism(noise_multiplier: float) -> Mechanism:
-    """How the query is accounted: one Gaussian mechanism over the whole set, no sampling."""
+    """How a query is accounted: one Gaussian mechanism over the whole set, no sampling."""
     return Mechanism(noise_multiplier=noise_multiplier, sampling_rate=1.0, count=1)
 
 

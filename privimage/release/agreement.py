@@ -38,12 +38,17 @@ from privimage.settings.config import load_config
 
 TOLERANCE = 1e-6  # relative: releases of the accounting libraries differ in the last digits
 LARGEST_EPSILON = 1000.0  # by RDP; PLD of more takes memory without end, and promises nothing
-WEIGHTS = ("model.safetensors", "pretrained.safetensors", "pretrained_ema.safetensors")
+MOMENTS_FILE = "query/moments.safetensors"
+WEIGHTS = (
+    "model.safetensors",
+    "pretrained.safetensors",
+    "pretrained_ema.safetensors",
+    MOMENTS_FILE,
+)
 CARD_PROMISE = re.compile(r"^Weights and images are \((\S+), (\S+)\)-differentially private", re.M)
 PAGE_PROMISE = re.compile(
     r"^What this run releases .*\((\S+), (\S+)\)-differentially private", re.M
 )
-MOMENTS_FILE = "query/moments.safetensors"
 ANSWER, CARD, PAGE = "query/answer.json", "model_card.md", "privacy_statement.md"
 
 

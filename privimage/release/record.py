@@ -36,8 +36,8 @@ MEASURED = ("seconds", "peak_memory_mib", "peak_gpu_memory_mib")
 # what of a run folder follows from charged results or public data alone
 RELEASED = {
     "model.safetensors": "weights of the generator, averaged over the steps",
-    "pretrained.safetensors": "weights before fine-tuning, from public images and the answers to "
-    "the queries; averaged in `pretrained_ema.safetensors`",
+    "pretrained.safetensors": "weights before fine-tuning, from public images alone but for the "
+    "choice of classes; averaged in `pretrained_ema.safetensors`",
     "images.npz": "synthetic images with their labels, and `images/` and `samples.png` from it",
     "query/answer.json": "the noisy histogram of public classes",
     "query/moments.safetensors": "noisy moments of each label; `query/sketches.png` from them",

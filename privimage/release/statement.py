@@ -13,6 +13,7 @@ from typing import Any
 
 from privimage.privacy.counted_again import second_opinions
 from privimage.privacy.ledger import PrivacyLedger
+from privimage.privacy.moments import MOMENTS
 from privimage.release.documents import filled_in
 
 FORMAT = 3
@@ -49,6 +50,10 @@ MONITORING = (
 LABEL_FREQUENCIES = (
     "Class frequencies of the sensitive images are never asked for; images are generated in equal "
     "numbers for all classes."
+)
+NOISY_FREQUENCIES = (
+    "Class frequencies of the sensitive images are released with noise, among the moments; images "
+    "are generated in equal numbers for all classes."
 )
 KEPT_BACK = (
     "`private/` holds the key that names the images, and what of them was left out; it must never "
@@ -136,7 +141,11 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
         "code": dict(about.code),
         "taken_over": about.taken_over,
         "not_covered": [*_not_covered(about), *[ENDED_EARLY] * ended_early],
-        "notes": [MONITORING, LABEL_FREQUENCIES, *_taken_over(about.taken_over)],
+        "notes": [
+            MONITORING,
+            NOISY_FREQUENCIES if MOMENTS in ledger.reserved else LABEL_FREQUENCIES,
+            *_taken_over(about.taken_over),
+        ],
     }
 
 
@@ -210,9 +219,9 @@ def _taken_over(entry: str | None) -> list[str]:
         return []
     if entry == "pretrained":
         return [
-            "The answer of the semantic query was taken over from another run and is charged here "
-            "as well; what else that run released is in its own ledger, and which public facts it "
-            "assumed in its own statement."
+            "What queries answered was taken over from another run and is charged here as well; "
+            "what else that run released is in its own ledger, and which public facts it assumed "
+            "in its own statement."
         ]
     return [
         "The private model was made by another run with the same settings, whose ledger this is; "

@@ -119,6 +119,15 @@ def refuse_changed_release(folder: Path, stage: str, inputs: dict[str, Any]) -> 
         )
 
 
+def refuse_lost_answer(folder: Path, ledger: PrivacyLedger, stage: str) -> None:
+    """RunFolderError if what a stage is about to ask for was paid for before: it was lost."""
+    if ledger.charged(CHARGED[stage]):
+        raise RunFolderError(
+            f"{folder} has already spent privacy budget on {stage} and its result is no longer "
+            "here; doing it again would spend it twice: use a new run folder"
+        )
+
+
 def data_key(folder: Path) -> bytes:
     """The secret that names private images in public files; made when it is first asked for.
 

@@ -19,7 +19,12 @@ from torch import nn
 
 from privimage.data.image_set import ImageSet
 from privimage.files.durable import write_durably
-from privimage.machine.hardware import Compute, default_num_workers, resolved_precision
+from privimage.machine.hardware import (
+    Compute,
+    default_num_workers,
+    resolved_precision,
+    usual_device,
+)
 from privimage.machine.processes import ALONE, World
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.rng import RandomSource
@@ -150,9 +155,7 @@ class Stage:
 def device_of(config: RunConfig) -> torch.device:
     """The one that is set, or for "auto" a GPU where there is one."""
     name = config.performance.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return usual_device() if name == "auto" else torch.device(name)
 
 
 def compute_of(config: RunConfig) -> Compute:

@@ -48,7 +48,7 @@ def public_frame(public: ImageSet, *, num_components: int, seed: int) -> Frame:
     pixels = public.images[chosen[:MOST_PUBLIC]].flatten(1).float()
     center = pixels.mean(0)
     pixels -= center
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _, spread, directions = torch.pca_lowrank(pixels, q=num_components + 10, center=False)
     spread, directions = spread[:num_components], directions[:, :num_components]

@@ -61,7 +61,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
-    """The whole promise: (epsilon, delta) for query and DP-SGD together, unit one image,
+    """The whole promise: (epsilon, delta) for queries and DP-SGD together, unit one image,
     add/remove.
     """
 

@@ -6,7 +6,6 @@ the number of real test images where there are some; the result is for the owner
 estimate: compiling, other programs and a laptop's heat are not foreseen.
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -130,7 +129,9 @@ def estimate(
     network = new_query_network(
         config.query_network, facts.num_public_classes, num_channels=facts.num_channels
     ).to(device)
-    denoiser = new_denoiser(config, made_up(facts, config, num=facts.num_labels)).to(device)
+    # sketches and lower noise levels change no pace
+    plain, few = replace(config, moments=None), made_up(facts, config, num=facts.num_labels)
+    denoiser = new_denoiser(plain, few).to(device)
     works: dict[str, Callable[[], float]] = {
         "query_network": lambda: _query_network(network, config, facts),
         "query": lambda: facts.public_size * _seconds_per_answer(network, config, facts),
@@ -242,7 +243,6 @@ def _finetune(denoiser: Denoiser, config: RunConfig, facts: Numbers) -> float:
 
 
 def _generate(denoiser: Denoiser, config: RunConfig) -> float:
-    denoiser.largest_noise = math.inf  # drawing without sketches takes as long as with them
     wanted, compute = config.sampling, compute_of(config)
     num_images = min(wanted.batch_size, wanted.num_images, IMAGES_AT_ONCE * compute.num_workers)
     draw = partial(

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from privimage.data.image_set import to_uint8
 from privimage.diffusion.generate import sample_grid
-from privimage.errors import RunFolderError
 from privimage.privacy.ledger import charge_answer
 from privimage.privacy.moments import MOMENTS, Moments, moments_query
 from privimage.run_folder import manifest
+from privimage.run_folder.budget import refuse_lost_answer
 from privimage.run_folder.checkpoint import save_weights
 from privimage.run_folder.private_folder import read_private, write_private
 from privimage.run_folder.run import Run, plain, public_set, save_picture
@@ -93,15 +93,12 @@ def _ask(run: Run) -> dict[str, Tensor]:
     """The answer, asked and paid for; RunFolderError if it was paid for before."""
     config = run.config.moments
     assert config is not None
-    if run.world.is_leader and run.ledger.charged(MOMENTS):
-        raise RunFolderError(
-            f"{run.folder} has already spent privacy budget on moments and its result is no longer "
-            "here; doing it again would spend it twice: use a new run folder"
-        )
-    frame = public_frame(
-        run.sets.public, num_components=config.num_components, seed=run.config.seed
-    )
-    frame = frame_from(run.world.broadcast(tensors_of(frame)))  # one for all, to the last bit
+    found = {}
+    if run.world.is_leader:
+        refuse_lost_answer(run.folder, run.ledger, "moments")
+        size, seed = config.num_components, run.config.seed
+        found = tensors_of(public_frame(run.sets.public, num_components=size, seed=seed))
+    frame = frame_from(run.world.broadcast(found))  # one for all, to the last bit
 
     def told(noisy: Moments) -> dict[str, Tensor]:
         return tensors_of(

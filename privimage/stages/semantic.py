@@ -21,11 +21,11 @@ from privimage.classifiers.query_network import (
     train_query_network,
 )
 from privimage.diffusion.generate import sample_grid
-from privimage.errors import RunFolderError
 from privimage.files.durable import json_bytes, write_json_durably
 from privimage.privacy.ledger import charge_answer
 from privimage.privacy.query import QUERY, query_receipt, semantic_query
 from privimage.run_folder import manifest
+from privimage.run_folder.budget import refuse_lost_answer
 from privimage.run_folder.checkpoint import save_weights
 from privimage.run_folder.private_folder import read_private, write_private
 from privimage.run_folder.run import Run, plain, public_set, save_picture
@@ -147,18 +147,15 @@ def ask_query(run: Run) -> list[str]:
 
 
 def rests_on_insecure_query(run: Run) -> bool:
-    """Whether the noise of an answer came from a seed: all that follows from it carries that."""
-    found = [manifest.read(run.folder, stage) or {"inputs": {}} for stage in ("query", "moments")]
-    return any(m["inputs"].get("insecure", False) for m in found)  # without a query: no noise
+    """Whether the noise of the answer came from a seed: all that follows from it carries that."""
+    found = manifest.read(run.folder, "query") or {"inputs": {}}
+    return found["inputs"].get("insecure", False)  # without a query there is no noise
 
 
 def ask(run: Run) -> Tensor:
     """The noisy histogram, asked and paid for; RunFolderError if it was paid for before."""
-    if run.world.is_leader and run.ledger.charged(QUERY):
-        raise RunFolderError(
-            f"{run.folder} has already spent privacy budget on query and its result is no longer "
-            "here; doing it again would spend it twice: use a new run folder"
-        )
+    if run.world.is_leader:
+        refuse_lost_answer(run.folder, run.ledger, "query")
 
     def keep(noisy: Tensor) -> None:
         kept = {"inputs": query_inputs(run), "noisy_histogram": noisy.tolist()}

@@ -65,17 +65,19 @@ def check_randomness(donor: Donor, source: RandomSource) -> None:
     """Results that rest on noise with a seed say so everywhere, and serve no run that promises."""
     # without a query there is no noise
     asked = {stage: donor.made_from(stage).get("insecure", False) for stage in ("query", "moments")}
-    query = asked["query"] or asked["moments"]  # of what rests on both
+    query = asked["query"]
     model = donor.made_from("finetune").get("insecure") if donor.brings_ledger else query
     ledger = donor.ledger().to_dict().get("insecure")
     # where it is said, what, and what is due
     found = [(f"stages/{stage}.json", said, said) for stage, said in asked.items()]
     if asked_query(donor):
-        found.append((ANSWER, receipt_of(donor).get("insecure"), asked["query"]))
+        found.append((ANSWER, receipt_of(donor).get("insecure"), query))
     if donor.brings_ledger:
         found += [("stages/finetune.json", model, model), ("ledger.json", ledger, model)]
-    elif asked_query(donor) and donor.did("query"):
-        found.append(("ledger.json", ledger, asked["query"]))
+    else:
+        made = {"query": asked_query(donor), "moments": asked_moments(donor)}
+        did = [stage for stage, is_made in made.items() if is_made and donor.did(stage)]
+        found += [("ledger.json", ledger, asked[stage]) for stage in did]
     for stage in donor.stages[1:] if donor.gives("query_network") else donor.stages:
         due = {"selection": query, "pretrain": query, "moments": asked["moments"]}.get(stage, model)
         for name in donor.needed(stage):
@@ -83,7 +85,7 @@ def check_randomness(donor: Donor, source: RandomSource) -> None:
             if says := read.get(Path(name).suffix):
                 found.append((name, says(inside(donor.folder, name)), due))
     wrong = [where for where, said, due in found if said is not due or type(said) is not bool]
-    if query and not ledger:
+    if any(asked.values()) and not ledger:
         wrong.append("ledger.json")  # what rests on such an answer was accounted for as secure
     if wrong:
         raise DataInvalidError(
@@ -91,7 +93,7 @@ def check_randomness(donor: Donor, source: RandomSource) -> None:
             f"a fixed seed, in {', '.join(wrong)}; take over a folder as a run of this version "
             "left it"
         )
-    if (query or model) and not source.insecure:
+    if (any(asked.values()) or model) and not source.insecure:
         raise RunFolderError(
             f"the noise of {donor.folder} was drawn from a fixed seed, so nothing that rests on it "
             "has a guarantee; take over from a run with secure randomness, or set "
@@ -236,7 +238,7 @@ def check_images(donor: Donor, sensitive: ImageSet) -> None:
     names = {}
     if asked_query(donor) and donor.did("query"):
         names[ANSWER] = receipt_of(donor).get("data_id")
-    if donor.made_from("moments").get("sensitive") and donor.did("moments"):
+    if asked_moments(donor) and donor.did("moments"):
         names["stages/moments.json"] = donor.made_from("moments")["sensitive"]
     if names or (donor.brings_ledger and donor.did("finetune")):
         names["ledger.json"] = name_of_images(donor)
@@ -255,6 +257,11 @@ def check_images(donor: Donor, sensitive: ImageSet) -> None:
 def asked_query(donor: Donor) -> bool:
     """Whether the donor's answer rests on sensitive images."""
     return ANSWER in manifest.results(donor.folder, "query")
+
+
+def asked_moments(donor: Donor) -> bool:
+    """Whether the donor's moments rest on sensitive images; without them there are none."""
+    return "sensitive" in donor.made_from("moments")
 
 
 def receipt_of(donor: Donor) -> dict[str, Any]:

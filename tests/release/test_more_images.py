@@ -22,8 +22,6 @@ from privimage.release.image_writers import FORMATS, ImageStream, write_stream
 from privimage.release.more_images import Wanted, sample_more
 from privimage.release.released_model import open_released_model
 from privimage.run_folder.checkpoint import about_weights, save_weights
-from privimage.settings.config import load_config
-from privimage.stages.pipeline import run_pipeline
 from tests.fuzz.damage import memory_bounded
 
 SEVEN = Wanted(num_images=7)
@@ -287,19 +285,10 @@ def test_one_batch_is_held_at_a_time(tmp_path, kind):
     assert most <= 2
 
 
-@pytest.fixture(scope="module")
-def sketched(toy_mapping, tmp_path_factory):
-    """A run whose images begin with sketches."""
-    folder = tmp_path_factory.mktemp("sketched") / "run"
-    moments = {"moments.noise_multiplier": 3.0, "moments.num_components": 8}
-    run_pipeline(load_config(toy_mapping, moments), folder)
-    return folder
-
-
-def test_a_model_that_begins_with_sketches_does_so_again(sketched, tmp_path):
+def test_a_model_that_begins_with_sketches_does_so_again(finished_with_moments, tmp_path):
     published = tmp_path / "published"
-    shutil.copytree(sketched / "query", published / "query")
-    shutil.copy(sketched / "model.safetensors", published)
+    shutil.copytree(finished_with_moments / "query", published / "query")
+    shutil.copy(finished_with_moments / "model.safetensors", published)
     drawn(published, tmp_path / "out")
     model = open_released_model(published)
     assert model.sketches is not None
@@ -307,10 +296,10 @@ def test_a_model_that_begins_with_sketches_does_so_again(sketched, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other labels"])
-def test_sketches_that_are_missing_or_no_ones_are_refused(sketched, tmp_path, damage):
+def test_sketches_that_are_missing_or_no_ones_are_refused(finished_with_moments, tmp_path, damage):
     published = tmp_path / "published"
-    shutil.copytree(sketched / "query", published / "query")
-    shutil.copy(sketched / "model.safetensors", published)
+    shutil.copytree(finished_with_moments / "query", published / "query")
+    shutil.copy(finished_with_moments / "model.safetensors", published)
     path = published / "query" / "moments.safetensors"
     if damage == "missing":
         path.unlink()

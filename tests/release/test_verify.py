@@ -16,8 +16,6 @@ from privimage.release.checksums import CHECKSUMS, published_files, read_checksu
 from privimage.release.export import export_images
 from privimage.release.statement import statement_markdown
 from privimage.release.verify import verify_run
-from privimage.settings.config import load_config
-from privimage.stages.pipeline import run_pipeline
 
 PUBLISHED = (
     "images.npz",
@@ -369,22 +367,13 @@ def test_what_is_counted_again_is_what_the_ledger_has_reserved(published):
     assert f"RDP {epsilon:.4f}" in answers(published, "ok")["epsilon, counted again"]
 
 
-@pytest.fixture(scope="module")
-def with_moments(toy_mapping, tmp_path_factory):
-    """A run that asked for moments."""
-    folder = tmp_path_factory.mktemp("with_moments") / "run"
-    moments = {"moments.noise_multiplier": 3.0, "moments.num_components": 8}
-    run_pipeline(load_config(toy_mapping, moments), folder)
-    return folder
+def test_a_run_with_moments_is_as_stated(finished_with_moments):
+    assert [c for c in verify_run(finished_with_moments) if c.answer == "FAILED"] == []
 
 
-def test_a_run_with_moments_is_as_stated(with_moments):
-    assert [c for c in verify_run(with_moments) if c.answer == "FAILED"] == []
-
-
-def test_moments_with_other_noise_than_accounted_are_found(with_moments, tmp_path):
+def test_moments_with_other_noise_than_accounted_are_found(finished_with_moments, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(with_moments, folder)
+    shutil.copytree(finished_with_moments, folder)
     path = folder / "query" / "moments.safetensors"
     found = safetensors.torch.load_file(path)
     found["noise_multiplier"] = found["noise_multiplier"] * 2

@@ -194,3 +194,16 @@ def test_moments_need_no_pretraining(toy_settings, tmp_path):
     )
     assert record["privacy"]["moments_noise_multiplier"] == 3.0
     assert set(charged(tmp_path / "run")) == {MOMENTS, "dp_sgd"}
+
+
+def test_the_statement_says_whether_class_frequencies_were_asked_for(
+    finished, finished_with_moments
+):
+    for folder, words in (
+        (finished / "run", "are never asked for"),
+        (finished_with_moments, "are released with noise"),
+    ):
+        statement = json.loads((folder / "privacy_statement.json").read_text())
+        (note,) = [n for n in statement["notes"] if n.startswith("Class frequencies")]
+        assert words in note
+        assert words in (folder / "privacy_statement.md").read_text().replace("\n", " ")
