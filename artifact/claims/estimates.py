@@ -34,7 +34,7 @@ TRAINING = 3  # a backward pass is two forward passes
 DP_STEP = bundle_root() / "bench/results/dp_step_cpu_32px_b8_k8_2threads.json"
 SHARED_BY_ALL = "query_network"
 COUNTED = tuple(stage.name for stage in STAGES if stage.name != "selection")  # that one only sorts
-TAKEN_OVER = ("query", "pretrain")  # what an arm with a donor does not do itself
+TAKEN_OVER = ("query", "moments", "pretrain")  # what an arm with a donor does not do itself
 
 
 class Size(NamedTuple):
@@ -121,6 +121,7 @@ def stage_work(config: RunConfig) -> dict[str, float]:
     return {
         "query_network": TRAINING * query_network * shown,
         "query": query_network * sensitive if strategy == "semantic" else 0,
+        "moments": moments_flops(config) * sensitive,
         "pretrain": TRAINING * unet * config.pretrain.num_images if strategy != "none" else 0,
         "finetune": TRAINING * unet * drawn * config.finetune.noise_multiplicity,
         "generate": unet * calls * sampling.num_images,
@@ -180,6 +181,15 @@ def query_network_flops(config: RunConfig) -> int:
     return _query_network_flops(
         config.query_network, classes, num_channels(config), config.data.image_size
     )
+
+
+def moments_flops(config: RunConfig) -> int:
+    """One image: its coordinates in the public basis, and their products."""
+    if config.moments is None:
+        return 0
+    components = config.moments.num_components
+    num_pixels = num_channels(config) * config.data.image_size**2
+    return 2 * components * (num_pixels + components)
 
 
 def cnn_flops(config: RunConfig) -> int:

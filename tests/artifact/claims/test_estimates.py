@@ -10,6 +10,7 @@ from artifact.claims.estimates import (
     estimable,
     estimated_minutes,
     full_batches,
+    main,
     rates,
     rounded,
     setting_work,
@@ -87,10 +88,25 @@ def test_a_product_and_its_sum_are_two_operations():
 def test_arms_share_the_query_network_and_what_a_donor_gives():
     work = setting_work(CLAIMS["table_cifar10"], "full")
     first, *others = work.values()
-    assert all(flops > 0 for flops in first.values())
+    assert [name for name, flops in first.items() if not flops] == ["moments"]
     for arm in others:
         assert arm["query_network"] == arm["query"] == arm["pretrain"] == 0
         assert arm["finetune"] == first["finetune"]
+
+
+def test_moments_cost_what_their_products_cost():
+    config = load_config(
+        preset_settings("cifar10_eps1"), {"moments": {"noise_multiplier": 9, "num_components": 16}}
+    )
+    assert stage_work(config)["moments"] == 50_000 * 2 * 16 * (3 * 32 * 32 + 16)
+
+
+def test_the_command_lists_every_setting_with_all_its_stages(capsys):
+    main()
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split()[1:-2] == list(stage_work(PAPER))
+    for claim, name in estimable(CLAIMS):
+        assert any(line.startswith(f"{claim.id}/{name} ") for line in lines)
 
 
 def test_what_a_strategy_leaves_out_costs_nothing():
