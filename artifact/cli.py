@@ -31,9 +31,9 @@ from privimage.machine.launch import (
     launch,
     stopped_with_a_word,
 )
-from privimage.terminal.command import run_command
-from privimage.terminal.plain_text import plain_handler, say
-from privimage.terminal.progress import StageProgress
+from privimage.machine.terminal.command import run_command
+from privimage.machine.terminal.plain_text import plain_handler, say
+from privimage.machine.terminal.progress import StageProgress
 
 app = typer.Typer(
     help="Reproduce the claims of the paper, and judge what was obtained.",

@@ -17,8 +17,8 @@ import_module("sklearn.linear_model")
 hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
 
-from privimage import cli  # noqa: E402  (after the hook, which wraps what is imported)
 from privimage.classifiers import downstream  # noqa: E402
+from privimage.commands import planning, synthesize  # noqa: E402  (after the hook, which wraps what is imported)
 from privimage.settings.config import load_config  # noqa: E402
 from privimage.stages import known_networks  # noqa: E402
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
@@ -100,8 +100,9 @@ def nothing_known_before():
     """Commands neither time this machine before each toy run nor use what another test trained."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(known_networks, "default_place", lambda: None)
-        patch.setattr(cli, "show_estimate", lambda *args, **named: {})
-        patch.setattr(cli, "time_given", lambda hours, **named: hours)
+        for module in (planning, synthesize):
+            patch.setattr(module, "show_estimate", lambda *args, **named: {})
+            patch.setattr(module, "time_given", lambda hours, **named: hours)
         yield
 
 

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from privimage import cli
+from privimage.commands import planning, synthesize
+from privimage.machine.terminal.plain_text import escaped
 from privimage.stages import pipeline, time_budget
 from privimage.stages.estimate import Cost
-from privimage.terminal.plain_text import escaped
 from tests import toy_settings
 
-TIME_GIVEN = cli.time_given  # the real one, which conftest replaces
+TIME_GIVEN = planning.time_given  # the real one, which conftest replaces
 ROOT = Path(__file__).parents[1]
 
 
@@ -129,7 +130,7 @@ def test_a_run_of_given_hours_is_continued_with_the_numbers_that_it_has(
 
 
 def test_hours_are_refused_where_nobody_can_tell_how_long_a_run_takes(monkeypatch, capsys, folder):
-    monkeypatch.setattr(cli, "time_given", TIME_GIVEN)
+    monkeypatch.setattr(synthesize, "time_given", TIME_GIVEN)
     arguments = (*arguments_for(folder, "out"), "--hours", "1", "--gpus", "2")
     assert run(monkeypatch, *arguments) == 2
     assert "--hours measures one process" in capsys.readouterr().err
@@ -150,7 +151,7 @@ def test_what_a_run_is_given_without_hours_depends_on_the_device(monkeypatch, ca
 def test_a_dry_run_shows_settings_and_budget_and_does_nothing(
     monkeypatch, folder, tmp_path, capsys, gpus
 ):
-    monkeypatch.setattr(cli, "launch", None)
+    monkeypatch.setattr(synthesize, "launch", None)
     out = tmp_path / "out"
     assert run(monkeypatch, *arguments_for(folder, out), "--dry-run", "--gpus", gpus) == 0
     printed = capsys.readouterr().out
@@ -238,7 +239,7 @@ def test_sigterm_stops_a_run_and_says_how_to_go_on(monkeypatch, folder, tmp_path
 def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
     monkeypatch, folder, tmp_path, capsys, changes, code, part, gpus
 ):
-    monkeypatch.setattr(cli, "launch", None)
+    monkeypatch.setattr(synthesize, "launch", None)
     monkeypatch.setenv("PRIVIMAGE_DATA", str(tmp_path / "empty"))
     out = tmp_path / "out"
     arguments = arguments_for(
@@ -257,8 +258,8 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_leaves_nothing(
 
 
 def test_other_settings_in_a_folder_that_has_spent_are_refused(done, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "launch", None)
-    monkeypatch.setattr(cli, "show_estimate", None)  # it would come after the refusal
+    monkeypatch.setattr(synthesize, "launch", None)
+    monkeypatch.setattr(synthesize, "show_estimate", None)  # it would come after the refusal
     place, _ = done
     more = arguments_for(place / "mine", place / "out", *TOY, "privacy.num_steps=3")
     for gpus in (1, 2):
@@ -269,14 +270,14 @@ def test_other_settings_in_a_folder_that_has_spent_are_refused(done, monkeypatch
 
 
 def test_a_finished_run_is_not_timed_again(done, monkeypatch):
-    monkeypatch.setattr(cli, "show_estimate", None)
+    monkeypatch.setattr(synthesize, "show_estimate", None)
     assert run(monkeypatch, *arguments_for(done[0] / "mine", done[0] / "out", *TOY)) == 0
 
 
 def test_a_dry_run_names_what_images_and_settings_show_together(
     monkeypatch, folder, tmp_path, capsys
 ):
-    monkeypatch.setattr(cli, "show_estimate", None)
+    monkeypatch.setattr(synthesize, "show_estimate", None)
     wrong = arguments_for(folder, tmp_path / "out", *TOY, "privacy.delta=0.5")
     assert run(monkeypatch, *wrong, "--dry-run") == 2
     assert "needs a delta below" in capsys.readouterr().err

@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[1]
 DOORS = {
     "api.py",
     "cli.py",
-    "cli_results.py",
     "errors.py",
     "exit_codes.py",
     "__init__.py",

@@ -31,7 +31,7 @@ from privimage.data.public.published_sets import find_published
 from privimage.errors import ConfigError, DataInvalidError, DataMissingError
 from privimage.files.durable import write_json_durably
 from privimage.machine.limits import free_disk_bytes, why_not_writable
-from privimage.terminal.plain_text import say as say_plainly
+from privimage.machine.terminal.plain_text import say as say_plainly
 
 CHECKED = "checked_archives.json"  # so that 138 GB are not read again after an interruption
 Say = Callable[..., None]  # as print, a line each

@@ -12,7 +12,7 @@ from artifact.claims.needs import unmet_data, unmet_needs
 from artifact.claims.registry import Claim
 from artifact.exit_codes import EnvironmentUnfitError
 from privimage.errors import ConfigError, DataMissingError
-from privimage.terminal.plain_text import say
+from privimage.machine.terminal.plain_text import say
 
 
 class EntryPoint(str, Enum):

@@ -31,13 +31,13 @@ from artifact.exit_codes import RunFailedError
 from privimage.errors import ConfigError, UserError
 from privimage.machine.environment import describe_environment
 from privimage.machine.processes import ALONE, World
+from privimage.machine.terminal.plain_text import PlainFormatter
 from privimage.privacy.accounting import compute_epsilon
 from privimage.run_folder.budget import privacy_plan
 from privimage.run_folder.donor import Donor
 from privimage.run_folder.lock import locked
 from privimage.settings.config import RunConfig
 from privimage.stages.pipeline import follow_pipeline, run_pipeline
-from privimage.terminal.plain_text import PlainFormatter
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[str, str, int, int], None]  # (arm, stage, done, total)

@@ -14,8 +14,8 @@ from artifact.claims.records import ClaimRecord, record_folder
 from artifact.claims.registry import Claim, ComputeMinutes
 from artifact.judging.compare import MEANING, Comparison
 from artifact.judging.expected import ExpectedSetting
-from privimage.terminal.plain_text import printable, say
-from privimage.terminal.progress import duration
+from privimage.machine.terminal.plain_text import printable, say
+from privimage.machine.terminal.progress import duration
 
 COLORS = {
     "OK": "green",

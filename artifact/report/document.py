@@ -38,7 +38,7 @@ from artifact.report.tables import (
 from privimage.errors import UserError
 from privimage.files.durable import write_durably
 from privimage.files.plain_files import inside, read_bounded
-from privimage.terminal.plain_text import code_span, escaped, printable
+from privimage.machine.terminal.plain_text import code_span, escaped, printable
 
 TEMPLATES = Path(__file__).parent / "templates"
 

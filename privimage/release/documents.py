@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from privimage.terminal.plain_text import escaped
+from privimage.machine.terminal.plain_text import escaped
 
 TEMPLATES = Path(__file__).parent / "templates"
 

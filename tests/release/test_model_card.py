@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from privimage.machine.terminal.plain_text import escaped
 from privimage.release import record
 from privimage.release.record import code_identity
 from privimage.run_folder.donor import Donor
 from privimage.settings.config import load_config
 from privimage.stages.pipeline import run_pipeline
-from privimage.terminal.plain_text import escaped
 
 
 @pytest.fixture(scope="module")

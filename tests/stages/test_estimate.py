@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 
 from privimage import cli
+from privimage.commands import planning, synthesize
 from privimage.settings.config import load_config
 from privimage.stages import estimate as module
 from privimage.stages.estimate import Numbers, Pace, estimate
 from privimage.stages.pipeline import load_image_sets, run_pipeline
 
-SHOW_ESTIMATE = cli.show_estimate  # the real one, which other tests of the commands leave out
+SHOW_ESTIMATE = planning.show_estimate  # the real one, which other tests of the commands leave out
 FACTS = Numbers(
     num_channels=1, num_labels=10, public_size=1000, num_public=500, num_public_classes=20
 )
@@ -111,7 +112,7 @@ def test_a_plan_needs_no_private_image_and_tells_noise_and_time(monkeypatch, cap
     toy = ("--set", "network.base_channels=8", "--set", "privacy.num_steps=5")
     command = ("plan", "--public", "glyphs", "--epsilon", "5", *facts, *toy)
     monkeypatch.setattr("sys.argv", ["privimage", *command])
-    monkeypatch.setattr(cli, "show_estimate", SHOW_ESTIMATE)
+    monkeypatch.setattr(synthesize, "show_estimate", SHOW_ESTIMATE)
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 0

@@ -15,7 +15,7 @@ from artifact.claims.records import ClaimRecord, write_record
 from artifact.judging.expected import expected_path
 from artifact.report.document import write_report
 from privimage.errors import DataInvalidError, UserError
-from privimage.terminal.plain_text import escaped
+from privimage.machine.terminal.plain_text import escaped
 
 EXPECTED = {
     "seeds": [0],

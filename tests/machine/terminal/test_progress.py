@@ -2,8 +2,8 @@ import io
 
 import pytest
 
-from privimage.terminal import progress
-from privimage.terminal.progress import StageProgress
+from privimage.machine.terminal import progress
+from privimage.machine.terminal.progress import StageProgress
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import typer
 
 from privimage.errors import UserError
 from privimage.machine.launch import INTERRUPTED
-from privimage.terminal.plain_text import one_line, plain_warnings, say, say_traceback
+from privimage.machine.terminal.plain_text import one_line, plain_warnings, say, say_traceback
 
 # typer has click inside of it in new releases and beside it in older ones
 _, UsageError, ClickException, *_ = typer.BadParameter.mro()

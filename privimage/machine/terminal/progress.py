@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from privimage.terminal.plain_text import printable
+from privimage.machine.terminal.plain_text import printable
 
 HEARTBEAT_SECONDS = 10.0
 REFRESH_SECONDS = 0.2
