@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from privimage import cli
-from privimage.commands import planning, synthesize
+from privimage.commands import planning
 from privimage.settings.config import load_config
 from privimage.stages import estimate as module
 from privimage.stages.estimate import Numbers, Pace, estimate
@@ -112,7 +112,7 @@ def test_a_plan_needs_no_private_image_and_tells_noise_and_time(monkeypatch, cap
     toy = ("--set", "network.base_channels=8", "--set", "privacy.num_steps=5")
     command = ("plan", "--public", "glyphs", "--epsilon", "5", *facts, *toy)
     monkeypatch.setattr("sys.argv", ["privimage", *command])
-    monkeypatch.setattr(synthesize, "show_estimate", SHOW_ESTIMATE)
+    monkeypatch.setattr(planning, "show_estimate", SHOW_ESTIMATE)
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == 0
