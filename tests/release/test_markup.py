@@ -1,4 +1,4 @@
-from artifact.report.markup import Block, markdown_blocks
+from privimage.release.markup import Block, markdown_blocks
 
 TEXT = """\
 # Privacy statement
