@@ -25,6 +25,7 @@ from privimage.errors import ConfigError, RunFolderError
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.release.image_files import load_images
 from privimage.release.released_model import open_released_model
+from privimage.release.run_page import write_page
 from privimage.run_folder.run import ImageSets
 from privimage.run_folder.runlog import Progress, silent
 from privimage.semantics.sketches import Sketches
@@ -75,6 +76,12 @@ class SyntheticImages:
         where it begins with noise alone.
         """
         return open_released_model(self.folder).sketches
+
+    def show(self, out: str | Path | None = None, *, kept_back: bool = False) -> Path:
+        """Write one HTML page of the run, as `privimage show` does, and return its place; only
+        what may be published is on it, unless `kept_back` asks for times and settings as well.
+        """
+        return write_page(self.folder, None if out is None else Path(out), kept_back=kept_back)
 
 
 def load(folder: str | Path) -> SyntheticImages:

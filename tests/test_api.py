@@ -78,6 +78,12 @@ def test_the_same_call_continues_a_run_and_another_one_is_refused(finished, digi
         again(epsilon=5)
 
 
+def test_a_page_of_the_run_is_one_call(finished, tmp_path):
+    place = finished.show(tmp_path / "page.html")
+    assert place.read_text().startswith("<!doctype html>")
+    assert finished.show() == finished.folder / "page.html"
+
+
 def test_a_folder_without_a_finished_run_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match="no finished run"):
         privimage.load(tmp_path)

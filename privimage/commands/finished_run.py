@@ -1,4 +1,4 @@
-"""The commands for what a run left: `privimage verify` and `privimage sample`."""
+"""The commands for what a run left: `privimage show`, `verify` and `sample`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,36 @@ import typer
 from privimage.errors import NotAsStatedError
 from privimage.machine.launch import stopped_with_a_word
 from privimage.machine.terminal.plain_text import say
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="run folder, or what was published of one")],
+    out: Annotated[
+        Path | None, typer.Option(help="the page's file; default: page.html in the folder")
+    ] = None,
+    kept_back: Annotated[
+        bool,
+        typer.Option(
+            "--kept-back",
+            help="with times, machine and settings, which are not for publication; default place "
+            "then: private/page.html",
+        ),
+    ] = False,
+) -> None:
+    """One HTML page of a run to look at: images, promise, chosen classes, curves, files.
+
+    Only what may be published is on it, and it needs no network. All checks of `verify` are made
+    and shown. An earlier page is replaced, any other file is not.
+
+    privimage show runs/mine
+    """
+    from privimage.release.run_page import write_page
+
+    with stopped_with_a_word("nothing was written; the same command begins again"):
+        place = write_page(run, out, kept_back=kept_back)
+    if kept_back:
+        say("not for publication: times, machine and settings of the run are on this page")
+    say(f"{place}: open it in a browser")
 
 
 def verify(

@@ -13,6 +13,7 @@ from typing import Any
 from privimage.diffusion.build import num_parameters, unet_config
 from privimage.release.documents import filled_in
 from privimage.release.image_files import load_images
+from privimage.release.markup import markdown_blocks
 from privimage.release.statement import assumption
 from privimage.run_folder.run import Run
 
@@ -45,3 +46,21 @@ def model_card(run: Run, statement: dict[str, Any]) -> str:
         scores=sorted(metrics.items()),
         is_rehearsal=config.stage_seconds is not None,
     )
+
+
+def told_by_card(text: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The title of a card and its scores, read again: name, value, and value of real images in the
+    place of synthetic ones; "" for what it does not tell.
+    """
+    blocks = markdown_blocks(text)
+    headings = [block.lines[0] for block in blocks if block.kind == "heading"]
+    title = headings[0].removeprefix("Model card: ") if headings else ""
+    section, table = "", []
+    for block in blocks:
+        if block.kind == "heading":
+            section = block.lines[0]
+        elif block.kind == "table" and section == "Scores":
+            table += [row for row in block.rows[1:] if len(row) == 2]
+    values = dict(table)
+    names = dict.fromkeys(name.removeprefix("real_") for name in values)
+    return title, [(n, values.get(n, ""), values.get(f"real_{n}", "")) for n in names]

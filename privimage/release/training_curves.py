@@ -18,7 +18,8 @@ PANELS = (  # stage, entry, title; one panel each
     ("pretrain", "loss", "Pre-training: loss on public images"),
     ("finetune", "noisy_gradient_norm", "DP fine-tuning: norm of the noisy gradient"),
 )
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 312.0, 12.0, 150.0  # the drawn area, in units of the SVG
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 312.0, 12.0, 150.0  # the drawn area, in units of the SVG
+AXIS = {"left": LEFT, "right": RIGHT, "bottom": BOTTOM}
 MOST_POINTS = 400  # of a curve; more than this many nobody sees
 MOST_TICKS = 5
 MOST_STEPS, SMALLEST = 10**12, 1e-200  # what of a stranger's numbers is drawn
@@ -106,11 +107,16 @@ def _range(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round values on the axis: 1, 2 and 5, or only powers of ten; its middle if there is none."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for leading in ((1, 2, 5), (1,)):
-        found = [n * 10.0**p for p in powers for n in leading if low <= n * 10.0**p <= high]
-        if len(found) <= MOST_TICKS:
-            break
-    found = found[:: -(-len(found) // MOST_TICKS)] if found else []
-    return found or [math.sqrt(low * high)]
+    """Round values on the axis: powers of ten, with 2 and 5 between them where there is room, or
+    evenly spaced ones where the axis is shorter than that.
+    """
+    if high / low < 10:
+        rough = (high - low) / (MOST_TICKS - 1)
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(n * power for n in (1, 2, 5, 10) if n * power >= rough)
+        return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    if len(powers) > 2:
+        return [10.0**p for p in powers[:: -(-len(powers) // MOST_TICKS)]]
+    wide = range(powers.start - 1, powers.stop + 1)
+    return [n * 10.0**p for p in wide for n in (1, 2, 5) if low <= n * 10.0**p <= high]

@@ -26,6 +26,7 @@ from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import is_undamaged
 
 logger = logging.getLogger(__name__)
+NOISE_CHECK = "the noise was secure"
 MAX_REASON = 400  # characters; a folder of a stranger may hold endless names
 # stage and entry of its manifest that names what an earlier stage left
 RESTS_ON = (
@@ -169,7 +170,7 @@ CHECKS: tuple[tuple[str, Callable[[Papers], str]], ...] = (
     ("published files are all here", published_files_are_all_here),
     ("images/ is images.npz", exported_images_are_the_images),
     ("the ledger is whole", agreement.the_ledger_is_whole),
-    ("the noise was secure", agreement.the_noise_was_secure),
+    (NOISE_CHECK, agreement.the_noise_was_secure),
     ("epsilon, counted again", agreement.epsilon_holds),
     ("the statement agrees with the ledger", agreement.the_statement_is_the_ledgers),
     ("the statement in words agrees", agreement.the_page_is_the_statement),

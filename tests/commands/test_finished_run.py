@@ -90,6 +90,41 @@ def test_a_stopped_command_leaves_nothing_and_says_so(monkeypatch, folder, tmp_p
     assert list(out.parent.iterdir()) == []
 
 
+def test_a_page_is_written_and_said_where(monkeypatch, folder, tmp_path, capsys):
+    assert command(monkeypatch, "show", folder) == 0
+    assert capsys.readouterr().out == f"{folder / 'page.html'}: open it in a browser\n"
+    assert command(monkeypatch, "show", folder, "--kept-back") == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("not for publication")
+    assert last == f"{folder / 'private/page.html'}: open it in a browser"
+    assert command(monkeypatch, "verify", folder) == 0
+    assert command(monkeypatch, "show", folder, "--out", tmp_path / "page.html") == 0
+    assert (tmp_path / "page.html").read_bytes() == (folder / "page.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("elsewhere",), "holds no finished run"),
+        (("run", "--out", "run/images.npz"), "lies among the files of the run"),
+        (("run", "--out", "run"), "is a folder"),
+        (("run", "--out", "other.html"), "is no page of this command"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_one_line(
+    monkeypatch, folder, tmp_path, capsys, arguments, part
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.html").write_text("another")
+    before = sorted(tmp_path.rglob("*"))
+    assert command(monkeypatch, "show", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert part in error
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_numbers_are_said_and_written_with_what_they_do_not_promise(
     monkeypatch, folder, tmp_path, capsys
 ):
@@ -125,7 +160,7 @@ def test_a_comparison_that_cannot_be_made_is_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["verify", "sample", "evaluate"])
+@pytest.mark.parametrize("name", ["show", "verify", "sample", "evaluate"])
 def test_every_help_shows_an_example(monkeypatch, capsys, name):
     assert command(monkeypatch, name, "--help") == 0
     assert f"privimage {name} runs/mine" in " ".join(capsys.readouterr().out.split())

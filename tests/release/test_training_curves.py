@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from privimage.release.training_curves import read_stats, training_curves
 
 LOSSES = [{"stage": "pretrain", "step": s, "loss": 1 / s} for s in (1, 2, 3)]
@@ -31,7 +33,7 @@ def test_a_falling_loss_goes_down_from_left_to_right_between_round_ticks():
     places = [tuple(map(float, p.split(","))) for p in curve.path.removeprefix("M").split()]
     assert [x for x, _ in places] == sorted(x for x, _ in places)
     assert [y for _, y in places] == sorted(y for _, y in places)  # SVG counts downwards
-    assert [label for _, label in curve.ticks] == ["0.5", "1"]
+    assert [label for _, label in curve.ticks] == ["0.4", "0.6", "0.8", "1"]
     assert curve.summary.endswith("loss on public images: from 1 at step 1 to 0.333 at 3")
 
 
@@ -61,3 +63,17 @@ def test_many_reports_are_thinned_and_the_last_one_stays():
     (curve,) = training_curves(many)
     assert len(curve.path.split()) <= 402
     assert curve.path.split()[-1].startswith("312.0,")
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ((0.3, 9.0), ["0.5", "1", "2", "5"]),
+        ((1e-6, 1e5), ["1e-06", "0.001", "1", "1e+03"]),
+        ((0.9, 0.95), ["0.8", "0.9", "1", "1.1"]),
+    ],
+)
+def test_ticks_are_round_and_few(values, labels):
+    lines = [{"stage": "pretrain", "step": s, "loss": v} for s, v in enumerate(values, 1)]
+    (curve,) = training_curves(lines)
+    assert [label for _, label in curve.ticks] == labels
