@@ -10,6 +10,7 @@ lines of script.
 
 import base64
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +37,7 @@ from privimage.release.verify import NOISE_CHECK, UNREADABLE, verify_run
 from privimage.run_folder.checkpoint import about_weights
 from privimage.run_folder.private_folder import private_folder
 
+logger = logging.getLogger(__name__)
 PAGE = "page.html"
 MARK = b"<!doctype html>\n<!-- privimage show -->"  # how a page of ours begins
 MOST_LABELS, MOST_CHOSEN = 200, 50  # of a stranger's selection
@@ -65,13 +67,14 @@ def page_of(folder: Path, *, kept_back: bool = False) -> str:
     try:
         about = _published(papers, kept_back=kept_back)
         about |= _kept_back(papers) if kept_back else {"costs": None}
+        # a run that admits its seed is what it says, and has a warning of its own
+        broken = [c.what for c in checks if c.answer == "FAILED" and c.what != NOISE_CHECK]
         style = templates.get_template("run_page.css.j2").render(about)
         script = templates.get_template("run_page.js.j2").render()
-        return templates.get_template("run_page.html.j2").render(
+        page = templates.get_template("run_page.html.j2").render(
             about,
             checks=checks,
-            # a run that admits its seed is what it says, and has a warning of its own
-            broken=[c.what for c in checks if c.answer == "FAILED" and c.what != NOISE_CHECK],
+            broken=broken,
             style=Markup(style),  # of our own making: numbers alone are put in
             script=Markup(script),
             allowed={"style": _hash_of(style), "script": _hash_of(script)},
@@ -83,6 +86,11 @@ def page_of(folder: Path, *, kept_back: bool = False) -> str:
             f"the documents of {folder} are not as this version writes them ({error}); "
             "`privimage verify` says more"
         ) from error
+    if about["no_guarantee"]:
+        logger.warning("NO GUARANTEE: %s", about["no_guarantee"])
+    if broken:
+        logger.warning("%s is not what it says: %s; see privimage verify", folder, broken)
+    return page
 
 
 def _refuse_unfinished(folder: Path, *, kept_back: bool) -> None:
@@ -152,7 +160,7 @@ def _published(papers: Papers, *, kept_back: bool) -> dict[str, Any]:
         "drawn": drawn,
         "classes": shown_classes(drawn) if drawn else [],
         "width": shown_width(drawn.image_size) if drawn else 1,
-        "selection": _selection(papers) if path("query/selection.json") else None,
+        "selection": _selection(papers, public) if path("query/selection.json") else None,
         "pictures": {name: found and png_uri(found) for name, found in pictures.items()},
         "curves": training_curves(read_stats(stats)) if stats else [],
         "axis": AXIS,
@@ -189,11 +197,11 @@ def _no_guarantee(papers: Papers) -> str | None:
     return None if papers.statement["guarantee"] is True else "its statement gives no guarantee"
 
 
-def _selection(papers: Papers) -> dict[str, Any]:
+def _selection(papers: Papers, public: set[str]) -> dict[str, Any]:
     """The public classes of each label, with their noisy votes where there was a vote."""
     found = papers.document("query/selection.json")
     votes: dict[tuple[str, str], float] = {}
-    if found["strategy"] == "semantic" and papers.has("query/answer.json"):
+    if found["strategy"] == "semantic" and "query/answer.json" in public:
         answer = papers.document("query/answer.json")
         for label, row in zip(answer["labels"], answer["noisy_histogram"], strict=True):
             cells = zip(answer["public_classes"], row, strict=True)

@@ -64,12 +64,12 @@ def read_stats(path: Path) -> Lines:
 
 def points(lines: Lines, stage: str, entry: str) -> list[tuple[int, float]]:
     """Step and value of each report of a stage, as far as a logarithmic axis can show it."""
-    rows = [(line["step"], line.get(entry)) for line in lines if line["stage"] == stage]
-    return [
-        (step, value)
-        for step, value in rows
-        if type(value) in (int, float) and SMALLEST < value < 1 / SMALLEST
-    ]
+    found: list[tuple[int, float]] = []
+    for line in lines:
+        value = line.get(entry) if line["stage"] == stage else None
+        if isinstance(value, (int, float)) and SMALLEST < value < 1 / SMALLEST:
+            found.append((line["step"], value))
+    return found
 
 
 def training_curves(lines: Lines) -> list[Curve]:

@@ -189,7 +189,9 @@ def test_nothing_that_is_kept_back_is_on_the_page(run):
 
 def test_curves_of_a_run_that_must_not_tell_its_end_stay_with_the_owner(run):
     edit(run / "privacy_statement.json", lambda d: d["released"].pop("stats.jsonl"))
+    edit(run / "privacy_statement.json", lambda d: d["released"].pop("query/answer.json"))
     assert "<svg" not in page_of(run)
+    assert "noisy count of votes" not in page_of(run)
     assert "<svg" in page_of(run, kept_back=True)
 
 
@@ -205,11 +207,12 @@ def test_a_seed_is_a_loud_warning_whichever_file_tells_of_it(run):
     assert "differentially private for adding" not in page
 
 
-def test_a_run_that_is_not_what_it_says_is_called_that(run):
+def test_a_run_that_is_not_what_it_says_is_called_that(run, caplog):
     (run / "samples.png").write_bytes(b"another picture")
     page = words(page_of(run))
     assert "This run is not what it says. 2 of 16 checks failed" in page
     assert "published files are unchanged" in page
+    assert "is not what it says: ['files of the stages are unchanged'" in caplog.text
 
 
 def test_files_that_are_not_here_leave_their_parts_out(published):
@@ -222,13 +225,13 @@ def test_files_that_are_not_here_leave_their_parts_out(published):
 
 
 def test_the_page_disturbs_neither_hashes_nor_checks_and_is_the_same_again(run, published):
-    for folder, options in ((run, {}), (run, {"kept_back": True}), (published, {})):
+    for folder, kept_back in ((run, False), (run, True), (published, False)):
         before = verify_run(folder)
-        place = write_page(folder, **options)
+        place = write_page(folder, kept_back=kept_back)
         content = place.read_bytes()
         assert verify_run(folder) == before
         assert not [check for check in before if check.answer == "FAILED"]
-        assert write_page(folder, **options).read_bytes() == content
+        assert write_page(folder, kept_back=kept_back).read_bytes() == content
     assert (published / PAGE).is_file()
 
 
