@@ -71,7 +71,7 @@ def plan(
             data_root=data_root,
         )
         show_plan(config)
-        show_other_epsilons(config)
+        show_other_epsilons(config, overrides, num_public_classes=sets.public.num_classes)
         show_estimate(config, sets)
 
 
@@ -123,20 +123,45 @@ def show_plan(config: "RunConfig") -> None:
     say(assumption(assumed_facts(config.data, public_size=config.data.public_size)))
 
 
-def show_other_epsilons(config: "RunConfig") -> None:
-    """What the noise of DP-SGD would be for other budgets, all else being the same."""
+def show_other_epsilons(
+    config: "RunConfig", overrides: dict[str, Any], *, num_public_classes: int
+) -> None:
+    """What the noise would be for other budgets: that of DP-SGD, after queries as by default."""
     from privimage.privacy.dp_sgd import DP_SGD
     from privimage.run_folder.budget import privacy_plan
 
     rule("other budgets")
     for epsilon in OTHER_EPSILONS:
-        other = replace(config, privacy=replace(config.privacy, epsilon=epsilon))
+        other = for_epsilon(config, epsilon, overrides, num_public_classes=num_public_classes)
         try:
             multiplier = privacy_plan(other).mechanisms[DP_SGD].noise_multiplier
             noise = f"noise multiplier {multiplier:.4g}"
         except BudgetError:
             noise = "the queries alone cost more; give them more noise"
         say(f"  epsilon {epsilon:g}: {noise}")
+
+
+def for_epsilon(
+    config: "RunConfig", epsilon: float, overrides: dict[str, Any], *, num_public_classes: int
+) -> "RunConfig":
+    """The same run at another epsilon; the queries' noise goes with it where nobody set it."""
+    from privimage.settings.config import MomentsConfig
+    from privimage.settings.defaults import default_settings
+
+    data, privacy, moments = config.data, replace(config.privacy, epsilon=epsilon), config.moments
+    usual = default_settings(
+        image_size=data.image_size,
+        num_labels=len(data.classes or ()) or 1,
+        num_public_classes=num_public_classes,
+        public_size=data.public_size or 1,
+        epsilon=epsilon,
+    )
+    if "privacy.query_noise_multiplier" not in overrides:
+        usual_noise = usual["privacy"]["query_noise_multiplier"]
+        privacy = replace(privacy, query_noise_multiplier=usual_noise)
+    if not any(name.partition(".")[0] == "moments" for name in overrides):
+        moments = MomentsConfig(**usual["moments"]) if "moments" in usual else None
+    return replace(config, privacy=privacy, moments=moments)
 
 
 def dry_estimate(config: "RunConfig", sets: "ImageSets | None", *, data_root: Path | None) -> None:
