@@ -109,6 +109,8 @@ def synthesize(
     check_options(preset, options | facts | {"describe": describe, "hours": hours})
 
     from privimage.api import own_images
+    from privimage.data.parallel import watched
+    from privimage.machine.terminal.progress import StageProgress
     from privimage.settings.config import load_config
     from privimage.settings.description import described
     from privimage.settings.presets import preset_settings
@@ -122,15 +124,17 @@ def synthesize(
         else:
             description = described(describe, facts, overrides)
             before = chosen_before(folder, overrides, hours=hours)
-            config, sets = own_images(
-                **options,
-                description=description,
-                overrides=(before or {}) | overrides,
-                hours=time_given(hours, num_processes=gpus) if before is None else None,
-                only_if_longer=hours is None,
-                blank=dry_run,
-                data_root=data_root,
-            )
+            time = time_given(hours, num_processes=gpus) if before is None else None
+            with StageProgress() as reading, watched(reading):
+                config, sets = own_images(
+                    **options,
+                    description=description,
+                    overrides=(before or {}) | overrides,
+                    hours=time,
+                    only_if_longer=hours is None,
+                    blank=dry_run,
+                    data_root=data_root,
+                )
         if gpus > 1 and not dry_run and not is_launched():
             with opened(config, folder, sets=sets, data_root=data_root):
                 pass  # a mistake is said once, here; started processes would all say it
