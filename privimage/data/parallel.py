@@ -17,12 +17,12 @@ CHUNK = 64  # images; the lock is passed on more often than this, the queue is n
 CHUNKS_PER_CORE = 2
 MANY = 5000  # images; fewer are done before anybody asks how long it takes
 
-Progress = Callable[[str, int, int], None]  # (what is done, images done, of so many)
-_watcher: ContextVar[Progress | None] = ContextVar("_watcher", default=None)
+Watcher = Callable[[str, int, int], None]  # (what is done, images done, of so many)
+_watcher: ContextVar[Watcher | None] = ContextVar("_watcher", default=None)
 
 
 @contextmanager
-def watched(progress: Progress) -> Iterator[None]:
+def watched(progress: Watcher) -> Iterator[None]:
     """Tell `progress` of all work on many images in this context, however deep it is called."""
     token = _watcher.set(progress)
     try:

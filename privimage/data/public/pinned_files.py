@@ -9,14 +9,15 @@ can pass one off as the other.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from privimage.data.parallel import Progress
 from privimage.errors import DataInvalidError, DataMissingError
 from privimage.files.plain_files import open_plain
 
+Progress = Callable[[str, int, int], None]  # stage, done, total
 BLOCK_BYTES = 1 << 20
 MB = 10**6
 
