@@ -194,6 +194,7 @@ def test_a_dry_run_prints_settings_ledger_and_time_and_writes_nothing(
     artifact, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(estimate, "SECONDS", 0.05)
+    monkeypatch.setattr(estimate, "usable_cores", lambda: 1)
     code, out, _ = artifact("run", "toy", "--dry-run")
     assert code == 0
     assert "noise_multiplicity: 4" in out
