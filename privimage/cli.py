@@ -6,7 +6,7 @@ it is used: help and a mistyped option are answered at once.
 
 import typer
 
-from privimage.commands.finished_run import sample, verify
+from privimage.commands.finished_run import sample, show, verify
 from privimage.commands.planning import plan
 from privimage.commands.scoring import evaluate
 from privimage.commands.synthesize import synthesize
@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (synthesize, plan, verify, sample, evaluate):  # as the help lists them
+for command in (synthesize, plan, show, verify, sample, evaluate):  # as the help lists them
     app.command()(command)
 
 

@@ -25,7 +25,7 @@ from artifact.judging.compare import MEANING, Comparison, compare
 from artifact.judging.epsilons import AGAINST_PAPER, epsilon_panels
 from artifact.judging.expected import load_expected
 from artifact.judging.wording import arm_title
-from artifact.report.figures import curves_uri, epsilons_uri, png_uri, read_stats
+from artifact.report.figures import curves_uri, epsilons_uri
 from artifact.report.markup import Block, markdown_blocks
 from artifact.report.tables import (
     CellTable,
@@ -39,6 +39,7 @@ from privimage.errors import UserError
 from privimage.files.durable import write_durably
 from privimage.files.plain_files import inside, read_bounded
 from privimage.machine.terminal.plain_text import code_span, escaped, printable
+from privimage.release.pictures import png_uri, read_stats
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -7,9 +7,7 @@ Results over epsilon come from the records.
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,9 +16,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from artifact.judging.epsilons import Line
 from artifact.judging.wording import arm_title
-from privimage.files.plain_files import read_bounded
+from privimage.release.pictures import Lines, points_of
 
-Lines = list[dict[str, Any]]
 PANELS = (  # stage, entry, title; one panel each
     ("query_network", "loss", "Query network: loss on public images"),
     ("pretrain", "loss", "Pre-training: loss on public images"),
@@ -30,41 +27,9 @@ COLORS = ("#1f5fa8", "#c8611b", "#5b8c3e", "#8a5aa8", "#6b7280")  # the first is
 INK, FAINT, GREY = "#30363d", "#e3e6ea", "#9aa3ad"
 
 
-def png_uri(path: Path) -> str | None:
-    """The PNG file as a data URI, or None if it is not there or is not a PNG."""
-    try:
-        content = read_bounded(path)
-    except OSError:
-        return None
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    return "data:image/png;base64," + base64.b64encode(content).decode()
-
-
-def read_stats(path: Path) -> Lines:
-    """The lines of `stats.jsonl` that can be read; a stage that was resumed is joined up.
-
-    A run that stopped may have reported steps that were done again: the later report counts.
-    """
-    lines: Lines = []
-    try:
-        text = read_bounded(path).decode()
-    except (OSError, UnicodeDecodeError):
-        return lines
-    for row in text.splitlines():
-        try:
-            line = json.loads(row)
-            stage, step = line["stage"], int(line["step"])
-        except (ValueError, KeyError, TypeError):
-            continue  # the last line of a run that was killed may be cut off
-        lines = [old for old in lines if old["stage"] != stage or old["step"] < step]
-        lines.append(line)
-    return lines
-
-
 def curves_uri(stats: Mapping[str, Lines]) -> str | None:
     """An SVG with a panel for each stage that reported, and a line for each arm; None without."""
-    panels = [panel for panel in PANELS if any(_points(s, *panel[:2]) for s in stats.values())]
+    panels = [panel for panel in PANELS if any(points_of(s, *panel[:2]) for s in stats.values())]
     if not panels:
         return None
     figure = Figure(figsize=(4.2 * len(panels), 2.9), layout="constrained")
@@ -72,7 +37,7 @@ def curves_uri(stats: Mapping[str, Lines]) -> str | None:
     handles: dict[str, Any] = {}
     for axis, (stage, entry, title) in zip(axes, panels, strict=True):
         for i, (arm, lines) in enumerate(stats.items()):
-            points = _points(lines, stage, entry)
+            points = points_of(lines, stage, entry)
             if points:
                 color = COLORS[min(i, len(COLORS) - 1)]
                 width = 1.8 if i == 0 else 1.2
@@ -115,11 +80,6 @@ def _svg_uri(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _points(lines: Lines, stage: str, entry: str) -> list[tuple[float, float]]:
-    rows = [line for line in lines if line["stage"] == stage and entry in line]
-    return [(row["step"], row[entry]) for row in rows if row[entry] > 0]
 
 
 def _paper_style() -> dict[str, Any]:

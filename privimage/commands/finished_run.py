@@ -1,4 +1,4 @@
-"""The commands for what a run left: `privimage verify` and `privimage sample`."""
+"""The commands for what a run left: `privimage show`, `verify` and `sample`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,31 @@ import typer
 from privimage.errors import NotAsStatedError
 from privimage.machine.launch import stopped_with_a_word
 from privimage.machine.terminal.plain_text import say
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="run folder, or what was published of one")],
+    out: Annotated[
+        Path | None, typer.Option(help="the page; default: page.html in the run's folder")
+    ] = None,
+    for_owner: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="also times, settings and scores on real images, which are not to be published; "
+            "the page is then private/page.html",
+        ),
+    ] = False,
+) -> None:
+    """Make a page to look at a run: images, chosen classes, curves, the promise and what it cost.
+
+    One HTML file, which needs no network and may go where the images go.
+
+    privimage show runs/mine
+    """
+    from privimage.release.run_page import write_run_page
+
+    say(f"{write_run_page(run, out, for_owner=for_owner)}: open it in a browser")
 
 
 def verify(

@@ -2,7 +2,8 @@ import base64
 import json
 
 from artifact.judging.epsilons import Line
-from artifact.report.figures import curves_uri, epsilons_uri, png_uri, read_stats
+from artifact.report.figures import curves_uri, epsilons_uri
+from privimage.release.pictures import png_uri, read_stats
 
 LOSSES = [{"stage": "pretrain", "step": s, "loss": 1 / s} for s in (1, 2, 3)]
 NORMS = [{"stage": "finetune", "step": s, "noisy_gradient_norm": 2.0} for s in (1, 2)]
