@@ -270,13 +270,16 @@ def test_what_was_typed_is_shown_as_text(artifact, pipeline, arguments, code):
 def test_a_claim_of_a_stranger_is_shown_as_text(artifact, toy, toy_document, pipeline, monkeypatch):
     toy_document["title"] = toy_document["statement"] = HOSTILE
     toy_document["settings"]["smoke"]["compute_minutes"]["hardware"] = HOSTILE
-    arms = toy_document["settings"]["smoke"]["arms"]
-    arms[HOSTILE] = arms["plain"]
     path = Path(os.environ["PRIVIMAGE_CLAIMS"]) / "toy" / "claim.yaml"
+    arms = toy_document["settings"]["smoke"]["arms"]
+    commands = (("list",), ("show", "toy"), ("run", "toy", "--dry-run"))
     path.write_text(yaml.safe_dump(toy_document))
-    for command, code in ((("list",), 0), (("show", "toy"), 0), (("run", "toy", "--dry-run"), 2)):
-        found, out, err = artifact(*command)
-        assert found == code  # that is no name of a run
+    shown = [artifact(*command) for command in commands[:2]]
+    arms[HOSTILE] = arms["plain"]  # that can name no folder
+    path.write_text(yaml.safe_dump(toy_document))
+    refused = [artifact(*command) for command in commands]
+    assert [code for code, _, _ in shown + refused] == [0, 0, 2, 2, 2]
+    for command, (_, out, err) in zip(commands[:2] + commands, shown + refused, strict=True):
         assert SHOWN in "".join((out + err).split("\n")) or command == ("list",)
         assert all(line.isprintable() for line in (out + err).splitlines())
 

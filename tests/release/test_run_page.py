@@ -149,7 +149,7 @@ def test_a_browser_shows_it_without_overflow_in_light_and_dark(run, tmp_path, wi
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     options += ["--force-dark-mode"] * dark + [f"--user-data-dir={tmp_path}/profile"]
     options += [f"--window-size={width},900", f"--screenshot={picture}", page.as_uri()]
-    subprocess.run([BROWSER, *options], check=True, capture_output=True, timeout=120)
+    subprocess.run([str(BROWSER), *options], check=True, capture_output=True, timeout=120)
     corner = Image.open(picture).convert("RGB").getpixel((1, 1))
     assert corner == ((20, 24, 29) if dark else (255, 255, 255))  # red where it overflows
 
