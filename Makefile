@@ -7,7 +7,7 @@ SEED ?= 0
 IMAGE ?= privimage
 CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile
-.PHONY: setup demo smoke test test-slow mutants check bench image appendix release clean
+.PHONY: setup demo smoke test test-slow mutants check bench image appendix release rehearsal clean
 
 setup: .venv/.installed
 
@@ -73,6 +73,13 @@ appendix: setup
 # dist/privimage-VERSION.tar.gz of the commit that is checked out, with a wheel and the sums of all files
 release: setup
 	@$(BIN)/python tools/release.py
+
+# that release as a reviewer meets it, by the commands of its documents; WITH=--docker in a container, WITH=--quick a part
+ARCHIVE ?= $(firstword $(wildcard dist/privimage-*.tar.gz))
+WITH ?=
+rehearsal: setup
+	@mkdir -p out
+	@$(BIN)/python -m tools.rehearsal "$(ARCHIVE)" $(if $(filter --docker,$(WITH)),,--python $(BIN)/python) $(WITH) --out out/rehearsal.md
 
 clean:
 	rm -rf .venv runs out build dist *.egg-info
