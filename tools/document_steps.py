@@ -39,7 +39,7 @@ class Step:
 
     @property
     def is_preparation(self) -> bool:
-        return self.command.startswith(PREPARATION)
+        return self.command.startswith(PREPARATION) and "&&" not in self.command
 
 
 def steps_of(tree: Path, *, docker: bool) -> list[list[Step]]:

@@ -17,7 +17,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -75,6 +75,8 @@ def rehearse(options: argparse.Namespace, folder: Path) -> tuple[str, bool]:
     groups = steps_of(tree, docker=options.docker)
     steps, left_out = chosen(groups, only=options.only, quick=options.quick)
     prefix = () if options.docker else cut_off()
+    python = None if options.docker else options.python
+    facts = facts_of(tree, python=python, is_cut_off=options.docker or bool(prefix))
     done: list[Done] = []
     for document, those in groupby(steps, key=lambda step: step.document):
         place = unpacked(options.archive, folder / Path(document).stem)  # each starts from nothing
@@ -83,9 +85,9 @@ def rehearse(options: argparse.Namespace, folder: Path) -> tuple[str, bool]:
             environment["PATH"] = f"{docker_shim(folder)}:{environment['PATH']}"
         else:
             install(options.python, place)
-        done += follow(list(those), place, folder, environment, prefix)
-    python = None if options.docker else options.python
-    facts = facts_of(tree, python=python, is_cut_off=options.docker or bool(prefix))
+        for one in follow(list(those), place, folder, environment, prefix):
+            done.append(one)  # and kept at once, for a rehearsal may be stopped
+            options.out.write_text(table_of(done, left_out, facts))
     return table_of(done, left_out, facts), bool(done) and all(one.is_good for one in done)
 
 
@@ -126,12 +128,12 @@ def follow(
     folder: Path,
     environment: dict[str, str],
     prefix: Sequence[str],
-) -> list[Done]:
+) -> Iterator[Done]:
     """One after the other, as in one shell: what a line exports is there for the next."""
     state = folder / "state.sh"
     state.write_text("")
     shell = '. "$0"; eval "$1"; status=$?; export -p >"$0"; exit $status'
-    done = []
+    before: set[str] = set()
     for step in steps:
         print(f"{step.place}: {step.command}", file=sys.stderr, flush=True)
         started = time.monotonic()
@@ -142,9 +144,8 @@ def follow(
         )  # fmt: skip
         seconds = time.monotonic() - started
         verdict = ["", *VERDICT.findall(ran.stdout)][-1]
-        is_repeated = any(step.command == before.step.command for before in done)
-        done.append(Done(step, ran.returncode, seconds, verdict, ran.stdout, is_repeated))
-    return done
+        yield Done(step, ran.returncode, seconds, verdict, ran.stdout, step.command in before)
+        before.add(step.command)
 
 
 def clean_environment(folder: Path) -> dict[str, str]:
