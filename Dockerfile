@@ -33,19 +33,19 @@ ARG CPU_INDEX=""
 # Torch for CPUs is another file than that of the hashes in requirements.txt. So torch and torchvision are held to their
 # versions, and come from that index and no other: a file of CUDA's must not slip in for one that is missing. All else
 # is held to its hash; CUDA's libraries are left out. One try: an index that is not reached ends the build at once.
-RUN fail() { echo "error: $1" >&2; exit 1; } \
-    && if [ -z "$CPU_INDEX" ]; then fail "the target cpu needs --build-arg CPU_INDEX=ADDRESS, see docs/container.md"; fi \
-    && sed -nE 's/^((torch|torchvision)==[^ ;]*).*/\1/p' requirements.txt >torch.txt \
-    && awk '/^[^ ]/ {kept = !/^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ || /^nvidia-ml-py=/} kept' \
-        requirements.txt >others.txt \
+# Each step can say in one sentence why it failed.
+RUN [ -n "$CPU_INDEX" ] || { echo "error: the target cpu needs --build-arg CPU_INDEX=ADDRESS" >&2; exit 1; }
+RUN sed -nE 's/^((torch|torchvision)==[^ ;]*).*/\1/p' requirements.txt >torch.txt \
     && { PIP_CONFIG_FILE=/dev/null python3 -m pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps \
         --only-binary :all: --retries 0 --timeout 20 --index-url "$CPU_INDEX" --requirement torch.txt \
-        || fail "CPU_INDEX cannot be reached or has no $(tr '\n' ' ' <torch.txt)for this Python and processor"; } \
+        || { echo "error: CPU_INDEX is not reached, or lacks $(paste -sd' ' torch.txt) for this Python" >&2; exit 1; }; }
+RUN awk '/^[^ ]/ {kept = !/^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ || /^nvidia-ml-py=/} kept' \
+        requirements.txt >others.txt \
     && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --only-binary :all: \
         --require-hashes --requirement others.txt \
-    && { /opt/venv/bin/python -c 'import torch; raise SystemExit(torch.version.cuda is not None)' \
-        || fail "CPU_INDEX has a torch for CUDA; give the index of the CPU builds"; } \
     && python3 -m pip --python /opt/venv/bin/python check
+RUN /opt/venv/bin/python -c 'import torch; raise SystemExit(torch.version.cuda is not None)' \
+    || { echo "error: CPU_INDEX has a torch for CUDA" >&2; exit 1; }
 
 FROM python AS source
 WORKDIR /opt/privimage
