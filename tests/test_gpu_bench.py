@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,7 @@ def bench():
     """Modules of bench/, which its scripts import from beside them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "bench")
-        import gpu_tables
-        import on_gpu
-
-        yield on_gpu, gpu_tables
+        yield import_module("on_gpu"), import_module("gpu_tables")
 
 
 @pytest.fixture

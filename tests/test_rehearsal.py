@@ -16,7 +16,9 @@ from tools.rehearsal_table import Done, table_of
 from tools.release import archive
 
 ROOT = Path(__file__).parents[1]
-PLAIN, IN_CONTAINER = ([s for group in steps_of(ROOT, docker=d) for s in group] for d in (0, 1))
+PLAIN, IN_CONTAINER = (
+    [s for group in steps_of(ROOT, docker=d) for s in group] for d in (False, True)
+)
 README = """# Toy
 
 ```
