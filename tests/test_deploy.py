@@ -126,20 +126,64 @@ def test_compose_runs_without_privileges_and_reserves_a_gpu_only_where_asked():
     assert services["gpu"]["profiles"] == ["gpu"]
 
 
-def test_any_builder_of_the_last_years_builds_the_image():
-    bases = re.findall(r"^(?:ARG BASE=|FROM )(\S+)", DOCKERFILE, re.MULTILINE)
-    assert bases == ["debian:bookworm-slim", "${BASE}", "${BASE}"]
+def test_every_stage_rests_on_one_base_and_the_last_is_the_whole_image():
+    assert re.findall(r"^ARG BASE=(.*)", DOCKERFILE, re.MULTILINE) == ["debian:bookworm-slim"]
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", DOCKERFILE, re.MULTILINE)
+    names = [name for _, name in stages]
+    assert {base for base, _ in stages} <= {"${BASE}", *names}
+    assert stages[-2:] == [("runtime", "cpu"), ("runtime", "")]
+    assert "--from=packages /opt/venv" in DOCKERFILE.rsplit("\nFROM ", 1)[1]
     assert "# syntax" not in DOCKERFILE
     assert "<<" not in DOCKERFILE
 
 
 def test_the_source_is_the_last_thing_that_enters_the_image():
-    copied = re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE)
-    assert copied == [
-        "pyproject.toml requirements.txt ./",
-        "--from=dependencies /opt/venv /opt/venv",
+    last_stages = DOCKERFILE.split("\nFROM ")[-2:]
+    for stage, packages in zip(last_stages, ("packages-cpu", "packages"), strict=True):
+        copied = re.findall(r"^COPY (.*)$", stage, re.MULTILINE)
+        assert copied == [
+            f"--from={packages} /opt/venv /opt/venv",
+            "--from=source /opt/privimage .",
+        ]
+    assert re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE) == [
+        "requirements.txt ./",
         ". .",
     ]
+
+
+def test_the_cpu_target_has_torch_by_version_no_cuda_and_all_else_by_hash(tmp_path):
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    stage = DOCKERFILE.split("AS packages-cpu")[1].split("\nFROM ")[0].replace("\\\n", "")
+    commands = re.findall(r"sed -nE .*?>torch\.txt|awk .*?>others\.txt", stage, re.S)
+    for command in commands:
+        subprocess.run(["sh", "-euc", command], cwd=tmp_path, check=True)
+    torch, others = ((tmp_path / f"{name}.txt").read_text() for name in ("torch", "others"))
+    assert [line.partition("==")[0] for line in torch.splitlines()] == ["torch", "torchvision"]
+    left = {line.partition("==")[0] for line in others.splitlines() if line[0] not in "# "}
+    assert {"numpy", "opacus", "pytorch-fid", "nvidia-ml-py"} <= left
+    assert not [n for n in left if re.match("torch|triton|cuda|nvidia", n) and n != "nvidia-ml-py"]
+    whole = (ROOT / "requirements.txt").read_text()
+    dropped = {
+        line.partition("==")[0] for line in whole.splitlines() if line[:1] not in ("#", " ", "")
+    } - left
+    for name in dropped - {"torch", "torchvision", "triton"}:  # what torch's wheel for CUDA wants
+        assert name.startswith(("cuda-", "nvidia-"))
+    assert others.count("--hash=") == sum(
+        entry.count("--hash=") for entry in re.split(r"\n(?=\S)", whole)
+        if entry.partition("==")[0] in left
+    )  # fmt: skip
+
+
+def test_a_cpu_image_without_its_index_is_refused_at_once_by_make_and_by_the_build():
+    for given in ("", "CPU_INDEX=address"):
+        command = ["make", "--dry-run", "image", "TARGET=cpu", *given.split()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode == 0) == bool(given)
+        assert ("--target cpu --build-arg CPU_INDEX=address" in done.stdout) == bool(given)
+        assert ("TARGET=cpu needs CPU_INDEX=ADDRESS" in done.stderr) == (not given)
+    assert 'ARG CPU_INDEX=""' in DOCKERFILE
+    assert "--retries 0" in DOCKERFILE
+    assert not re.search(r"\w://", DOCKERFILE)  # whose address the project does not choose
 
 
 def test_only_named_parts_of_the_checkout_enter_the_image():
@@ -167,8 +211,8 @@ def test_the_labels_say_what_the_image_is_and_where_it_comes_from():
         name: f"${{{argument}}}" for name, argument in given.items()
     }
     assert {*labels} == {*given, "title", "description", "version", "licenses"}
-    last_stage = DOCKERFILE.rsplit("\nFROM ", 1)[1]
-    after_the_last_layer = last_stage[last_stage.rindex("\nRUN ") :]
+    stage = DOCKERFILE.split("AS runtime")[1].split("\nFROM ")[0]
+    after_the_last_layer = stage[stage.rindex("\nRUN ") :]
     for argument in given.values():  # a label that changes must not make a layer anew
         assert f"\nARG {argument}" in after_the_last_layer
 

@@ -78,8 +78,11 @@ def test_both_ways_to_install_take_the_files_of_these_hashes_and_no_others():
     assert "--no-deps --no-build-isolation --editable ." in setup  # setuptools is that of the pins
     assert setup.count("pip install") == 2
     image = (ROOT / "Dockerfile").read_text()
-    assert "--require-hashes --requirement requirements.txt" in image
-    assert image.count("pip --python") == 1
+    installs = re.findall(r"pip --python \S+ install (.*?)(?=\n\n|&&|\|\|)", image, re.S)
+    whole, torch, others = (" ".join(words.replace("\\\n", "").split()) for words in installs)
+    for words, name in ((whole, "requirements"), (others, "others")):
+        assert words.endswith(f"--require-hashes --requirement {name}.txt")
+    assert torch.endswith('--index-url "$CPU_INDEX" --requirement torch.txt')  # the target cpu
 
 
 def test_every_supported_python_has_hashes_of_compiled_packages():

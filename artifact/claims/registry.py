@@ -137,6 +137,8 @@ class Claim:
     # its columns in expected_results/published.yaml: of the paper, or of a benchmark alone
     published_as: str | None = None
     benchmarked_as: str | None = None
+    # the badge that its judged settings speak for: functional where the paper has nothing to match
+    supports: Literal["functional", "reproduced"] = "reproduced"
 
     def problems(self) -> Iterator[str]:
         for name, setting in self.settings.items():

@@ -66,7 +66,10 @@ def test_run_expect_compare_and_report_work_together(artifact, pipeline, toy):
     assert code == 0
     assert "seeds 1, 2" in out
     code, out, _ = artifact("report")
-    assert (code, out.splitlines()) == (0, ["runs/report.html", "runs/report.md"])
+    assert (code, out.splitlines()) == (
+        0,
+        ["runs/report.html", "runs/report.md", "runs/committee.html"],
+    )
     assert "prediction interval" in artifact("show", "toy")[1]
 
 
