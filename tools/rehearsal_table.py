@@ -23,8 +23,8 @@ ABOUT_PIP = (
     "their hashes hold"
 )
 ABOUT_BUILD = (
-    "`docker build` had one: pip downloads the pinned files and checks their hashes, unless the engine "
-    "has that layer already, as a build of seconds shows"
+    "`docker build` had one: pip downloads the pinned files and checks their hashes, unless the "
+    "engine has that layer already, as a build of seconds shows"
 )
 # what the Python that was given has of what requirements.txt (stdin) pins
 VERSIONS = r"""
