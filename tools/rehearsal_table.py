@@ -22,7 +22,10 @@ ABOUT_PIP = (
     "Python that was given. NOT rehearsed: whether pip can download the pinned files, and whether "
     "their hashes hold"
 )
-ABOUT_BUILD = "`docker build` had one: pip downloaded the pinned files and checked their hashes"
+ABOUT_BUILD = (
+    "`docker build` had one: pip downloads the pinned files and checks their hashes, unless the "
+    "engine has that layer already, as a build of seconds shows"
+)
 # what the Python that was given has of what requirements.txt (stdin) pins
 VERSIONS = r"""
 import sys
@@ -60,7 +63,8 @@ class Done:
         off = abs(self.seconds - stated)
         if off <= max(TOLERANCE * stated, START_SECONDS):
             return "as stated"
-        return f"{self.seconds / stated:.2g} times what is stated"
+        ratio = self.seconds / stated
+        return "under a tenth of it" if ratio < 0.1 else f"{ratio:.2g} times what is stated"
 
 
 def facts_of(tree: Path, *, python: Path | None, is_cut_off: bool) -> list[str]:
