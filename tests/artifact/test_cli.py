@@ -17,6 +17,7 @@ from artifact.judging.expected import load_expected
 from artifact.machine.gpu import GpuSurvey
 from artifact.machine.torch_build import TorchBuild
 from privimage.errors import DataMissingError
+from privimage.gradients.engine import Engine
 from privimage.stages import estimate
 
 TORCH = TorchBuild(version="2.9.0")
@@ -198,6 +199,7 @@ def test_a_dry_run_prints_settings_ledger_and_time_and_writes_nothing(
 ):
     monkeypatch.setattr(estimate, "SECONDS", 0.05)
     monkeypatch.setattr(estimate, "usable_cores", lambda: 1)
+    monkeypatch.setattr(estimate, "choose_engine", lambda *args, **named: Engine("loop"))
     code, out, _ = artifact("run", "toy", "--dry-run")
     assert code == 0
     assert "noise_multiplicity: 4" in out
