@@ -18,6 +18,7 @@ from torch import Tensor
 from privimage.data.image_set import ImageSet
 from privimage.data.own.arrays import channels_first, image_set_of
 from privimage.data.own.native import native_preparation
+from privimage.data.parallel import watched
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.diffusion.denoiser import Denoiser
@@ -25,6 +26,7 @@ from privimage.errors import ConfigError, RunFolderError
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.release.image_files import load_images
 from privimage.release.released_model import open_released_model
+from privimage.release.run_page import write_run_page
 from privimage.run_folder.run import ImageSets
 from privimage.run_folder.runlog import Progress, silent
 from privimage.semantics.sketches import Sketches
@@ -65,6 +67,12 @@ class SyntheticImages:
     def record(self) -> dict[str, Any]:
         """Metrics, times, memory and machine. Not for publication: times follow the images."""
         return json.loads((self.folder / "record.json").read_text())
+
+    def show(self, out: str | Path | None = None, *, for_owner: bool = False) -> Path:
+        """Write one HTML page to look at, by default into the folder, and return its path; with
+        `for_owner` also what the run keeps back (`privimage show --private`).
+        """
+        return write_run_page(self.folder, Path(out) if out else None, for_owner=for_owner)
 
     def model(self) -> Denoiser:
         """The private model, on the CPU: more images from it cost no privacy."""
@@ -125,15 +133,16 @@ def synthesize(
     }
     overrides = dict(settings or {}) | {"seed": seed}
     before = chosen_before(Path(folder), overrides, hours=hours)
-    config, sets = own_images(
-        _set_or_arrays(images, labels),
-        public,
-        epsilon=epsilon,
-        description=described(None, facts, overrides),
-        overrides=(before or {}) | overrides,
-        hours=hours if before is None else None,
-        data_root=data_root,
-    )
+    with watched(progress):
+        config, sets = own_images(
+            _set_or_arrays(images, labels),
+            public,
+            epsilon=epsilon,
+            description=described(None, facts, overrides),
+            overrides=(before or {}) | overrides,
+            hours=hours if before is None else None,
+            data_root=data_root,
+        )
     run_pipeline(
         config,
         Path(folder),
