@@ -1,6 +1,6 @@
 # The image that reviewers run: the `artifact` command, on GPUs and on CPUs. docs/container.md says how.
 # The torch wheel brings CUDA's libraries: a host needs the NVIDIA driver and container toolkit, no more.
-# `--target cpu` makes one without those libraries, for machines that have no GPU.
+# `--build-arg CPU_INDEX=ADDRESS` makes one without those libraries, for machines that have no GPU.
 
 # Another one by digest: docs/container.md has how to find it.
 ARG BASE=debian:bookworm-slim
@@ -23,28 +23,24 @@ RUN python3 -m venv --without-pip /opt/venv \
 COPY requirements.txt ./
 
 FROM python AS packages
-# The files whose hashes requirements.txt holds, all of them wheels: there is no compiler here.
-RUN python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: \
-    --require-hashes --requirement requirements.txt
-
-FROM python AS packages-cpu
-# The CPU index that pytorch.org's install page names.
+# The CPU index that pytorch.org's install page names, for an image without CUDA's libraries; empty for the whole one.
+# An argument and no second target: Docker's older builder, which Debian 12 has, would build both.
 ARG CPU_INDEX=""
 # Torch for CPUs is another file than that of the hashes in requirements.txt. So torch and torchvision are held to their
-# versions, and come from that index and no other: a file of CUDA's must not slip in for one that is missing. All else
-# is held to its hash; CUDA's libraries are left out. One try: an index that is not reached ends the build at once.
-# Each step can say in one sentence why it failed.
-RUN [ -n "$CPU_INDEX" ] || { echo "error: the target cpu needs --build-arg CPU_INDEX=ADDRESS" >&2; exit 1; }
-RUN sed -nE 's/^((torch|torchvision)==[^ ;]*).*/\1/p' requirements.txt >torch.txt \
-    && { PIP_CONFIG_FILE=/dev/null python3 -m pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-deps \
-        --only-binary :all: --retries 0 --timeout 20 --index-url "$CPU_INDEX" --requirement torch.txt \
-        || { echo "error: CPU_INDEX is not reached, or lacks $(paste -sd' ' torch.txt) for this Python" >&2; exit 1; }; }
-RUN awk '/^[^ ]/ {kept = !/^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ || /^nvidia-ml-py=/} kept' \
-        requirements.txt >others.txt \
-    && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --only-binary :all: \
-        --require-hashes --requirement others.txt \
-    && python3 -m pip --python /opt/venv/bin/python check
-RUN /opt/venv/bin/python -c 'import torch; raise SystemExit(torch.version.cuda is not None)' \
+# versions there, and come from that index and no other: a file of CUDA's must not slip in for one that is missing. All
+# else is held to its hash. Each step can say in one sentence why it failed.
+RUN if [ -z "$CPU_INDEX" ]; then cp requirements.txt hashed.txt; : >torch.txt; else \
+        sed -nE 's/^((torch|torchvision)==[^ ;]*).*/\1/p' requirements.txt >torch.txt; \
+        awk '/^[^ ]/ {kept = !/^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ || /^nvidia-ml-py=/} kept' \
+            requirements.txt >hashed.txt; fi
+# One try: an index that is not reached ends the build at once.
+RUN [ ! -s torch.txt ] || PIP_CONFIG_FILE=/dev/null python3 -m pip --python /opt/venv/bin/python install --quiet \
+        --no-cache-dir --no-deps --only-binary :all: --retries 0 --timeout 20 --index-url "$CPU_INDEX" --requirement torch.txt \
+    || { echo "error: CPU_INDEX is not reached, or lacks $(paste -sd' ' torch.txt) for this Python" >&2; exit 1; }
+# The files whose hashes are held, all of them wheels: there is no compiler here.
+RUN python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: \
+    --require-hashes --requirement hashed.txt
+RUN [ ! -s torch.txt ] || /opt/venv/bin/python -c 'import torch; raise SystemExit(torch.version.cuda is not None)' \
     || { echo "error: CPU_INDEX has a torch for CUDA" >&2; exit 1; }
 
 FROM python AS source
@@ -95,12 +91,7 @@ LABEL org.opencontainers.image.title="privimage" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="${BASE}"
 
-# The source comes last, so that a change of it leaves all layers above as they are.
-FROM runtime AS cpu
-COPY --from=packages-cpu /opt/venv /opt/venv
-COPY --from=source /opt/privimage .
-
-# The last stage is what is built unless a target is named.
 FROM runtime
+# The source comes last, so that a change of it leaves all layers above as they are.
 COPY --from=packages /opt/venv /opt/venv
 COPY --from=source /opt/privimage .

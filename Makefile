@@ -61,10 +61,9 @@ bench: setup
 # the commit and its date, for the image's labels: from an unpacked release, from git, or from nowhere
 COMMIT = $(firstword $(shell cat REVISION 2>/dev/null || git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null) unknown)
 COMMITTED = $(or $(word 2,$(shell cat REVISION 2>/dev/null || git log -1 --format='%H %cI' 2>/dev/null)),unknown)
-# TARGET=cpu CPU_INDEX=ADDRESS: without CUDA's libraries. Docker before 23 leaves out the other target only when told.
-image: export DOCKER_BUILDKIT := 1
+# TARGET=cpu CPU_INDEX=ADDRESS: without CUDA's libraries
 image:
-	$(if $(filter cpu,$(TARGET)),$(if $(CPU_INDEX),,$(error TARGET=cpu needs CPU_INDEX=ADDRESS, the CPU index that the install page of pytorch.org names)))docker build $(DOCKER_BUILD_FLAGS) $(if $(TARGET),--target $(TARGET)) $(if $(CPU_INDEX),--build-arg CPU_INDEX=$(CPU_INDEX)) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg REVISION=$(COMMIT) --build-arg CREATED=$(COMMITTED) --tag $(IMAGE) .
+	$(if $(filter cpu,$(TARGET)),$(if $(CPU_INDEX),,$(error TARGET=cpu needs CPU_INDEX=ADDRESS, the CPU index that the install page of pytorch.org names)))docker build $(DOCKER_BUILD_FLAGS) $(if $(CPU_INDEX),--build-arg CPU_INDEX=$(CPU_INDEX)) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg REVISION=$(COMMIT) --build-arg CREATED=$(COMMITTED) --tag $(IMAGE) .
 
 # the pages that come from the registry of claims, and the appendix as a PDF where TeX is installed
 appendix: setup

@@ -126,62 +126,63 @@ def test_compose_runs_without_privileges_and_reserves_a_gpu_only_where_asked():
     assert services["gpu"]["profiles"] == ["gpu"]
 
 
-def test_every_stage_rests_on_one_base_and_the_last_is_the_whole_image():
-    assert re.findall(r"^ARG BASE=(.*)", DOCKERFILE, re.MULTILINE) == ["debian:bookworm-slim"]
-    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", DOCKERFILE, re.MULTILINE)
-    names = [name for _, name in stages]
-    assert {base for base, _ in stages} <= {"${BASE}", *names}
-    assert stages[-2:] == [("runtime", "cpu"), ("runtime", "")]
-    assert "--from=packages /opt/venv" in DOCKERFILE.rsplit("\nFROM ", 1)[1]
+def test_any_builder_of_the_last_years_builds_the_image():
+    bases = re.findall(r"^(?:ARG BASE=|FROM )(\S+)", DOCKERFILE, re.MULTILINE)
+    assert bases == ["debian:bookworm-slim", "${BASE}", "python", "python", "${BASE}", "runtime"]
     assert "# syntax" not in DOCKERFILE
     assert "<<" not in DOCKERFILE
+    # the older builder makes every stage, so all of them must succeed without an argument
+    assert "--target" not in (ROOT / "Makefile").read_text()
 
 
 def test_the_source_is_the_last_thing_that_enters_the_image():
-    last_stages = DOCKERFILE.split("\nFROM ")[-2:]
-    for stage, packages in zip(last_stages, ("packages-cpu", "packages"), strict=True):
-        copied = re.findall(r"^COPY (.*)$", stage, re.MULTILINE)
-        assert copied == [
-            f"--from={packages} /opt/venv /opt/venv",
-            "--from=source /opt/privimage .",
-        ]
+    last_stage = DOCKERFILE.rsplit("\nFROM ", 1)[1]
+    assert re.findall(r"^COPY (.*)$", last_stage, re.MULTILINE) == [
+        "--from=packages /opt/venv /opt/venv",
+        "--from=source /opt/privimage .",
+    ]
     assert re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE) == [
         "requirements.txt ./",
         ". .",
     ]
 
 
-def test_the_cpu_target_has_torch_by_version_no_cuda_and_all_else_by_hash(tmp_path):
-    shutil.copy(ROOT / "requirements.txt", tmp_path)
-    stage = DOCKERFILE.split("AS packages-cpu")[1].split("\nFROM ")[0].replace("\\\n", "")
-    commands = re.findall(r"sed -nE .*?>torch\.txt|awk .*?>others\.txt", stage, re.S)
-    for command in commands:
-        subprocess.run(["sh", "-euc", command], cwd=tmp_path, check=True)
-    torch, others = ((tmp_path / f"{name}.txt").read_text() for name in ("torch", "others"))
+def packages_of(index, folder):
+    """What the image's first step for packages leaves: torch.txt and hashed.txt."""
+    shutil.copy(ROOT / "requirements.txt", folder)
+    stage = DOCKERFILE.split("AS packages")[1]
+    (step, *_) = re.findall(r"^RUN (.*?[^\\])$", stage, re.M | re.S)
+    environment = {**os.environ, "CPU_INDEX": index}
+    subprocess.run(["sh", "-euc", step], cwd=folder, env=environment, check=True)
+    return [(folder / name).read_text() for name in ("torch.txt", "hashed.txt")]
+
+
+def test_without_an_index_every_package_is_held_to_its_hash(tmp_path):
+    assert packages_of("", tmp_path) == ["", (ROOT / "requirements.txt").read_text()]
+
+
+def test_with_a_cpu_index_torch_is_held_to_its_version_and_all_but_cuda_to_its_hash(tmp_path):
+    torch, hashed = packages_of("address", tmp_path)
     assert [line.partition("==")[0] for line in torch.splitlines()] == ["torch", "torchvision"]
-    left = {line.partition("==")[0] for line in others.splitlines() if line[0] not in "# "}
-    assert {"numpy", "opacus", "pytorch-fid", "nvidia-ml-py"} <= left
-    assert not [n for n in left if re.match("torch|triton|cuda|nvidia", n) and n != "nvidia-ml-py"]
-    whole = (ROOT / "requirements.txt").read_text()
-    dropped = {
-        line.partition("==")[0] for line in whole.splitlines() if line[:1] not in ("#", " ", "")
-    } - left
-    for name in dropped - {"torch", "torchvision", "triton"}:  # what torch's wheel for CUDA wants
-        assert name.startswith(("cuda-", "nvidia-"))
-    assert others.count("--hash=") == sum(
-        entry.count("--hash=") for entry in re.split(r"\n(?=\S)", whole)
-        if entry.partition("==")[0] in left
-    )  # fmt: skip
+    whole = re.split(r"\n(?=[^ #])", (ROOT / "requirements.txt").read_text().rstrip())[1:]
+    kept = re.split(r"\n(?=[^ #])", hashed.rstrip())[1:]
+    dropped = {entry.partition("==")[0] for entry in whole if entry not in kept}
+    assert [entry for entry in whole if entry in kept] == kept
+    assert {"torch", "torchvision", "triton"} <= dropped
+    others = dropped - {"torch", "torchvision", "triton"}  # what torch's wheel for CUDA wants
+    assert all(name.startswith(("cuda-", "nvidia-")) for name in others)
+    assert "nvidia-ml-py" not in dropped
+    left = {entry.partition("==")[0] for entry in kept}
+    assert not [n for n in left if re.match("triton|cuda|nvidia", n) and n != "nvidia-ml-py"]
 
 
-def test_a_cpu_image_without_its_index_is_refused_at_once_by_make_and_by_the_build():
+def test_a_cpu_image_without_its_index_is_refused_at_once():
     for given in ("", "CPU_INDEX=address"):
         command = ["make", "--dry-run", "image", "TARGET=cpu", *given.split()]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode == 0) == bool(given)
-        assert ("--target cpu --build-arg CPU_INDEX=address" in done.stdout) == bool(given)
+        assert ("--build-arg CPU_INDEX=address" in done.stdout) == bool(given)
         assert ("TARGET=cpu needs CPU_INDEX=ADDRESS" in done.stderr) == (not given)
-    assert 'ARG CPU_INDEX=""' in DOCKERFILE
     assert "--retries 0" in DOCKERFILE
     assert not re.search(r"\w://", DOCKERFILE)  # whose address the project does not choose
 
