@@ -154,6 +154,7 @@ def run_here(
     """Run in this process, maybe with others that torchrun started."""
     from privimage.machine.processes import joined
     from privimage.machine.terminal.progress import StageProgress
+    from privimage.release.croissant import write_croissant
     from privimage.release.export import export_images
     from privimage.stages import known_networks
     from privimage.stages.pipeline import follow_pipeline, opened, run_pipeline
@@ -186,6 +187,7 @@ def run_here(
                 known_networks=known_networks.default_place(),
             )
     export_images(folder / "images.npz", folder / "images")
+    write_croissant(folder)
     show_result(record, folder)
 
 
@@ -215,7 +217,7 @@ def show_result(record: dict[str, Any], folder: Path) -> None:
     for name, value in record["metrics"].items():
         say(f"  {name}: {value:.4g}")
     for name, what in (
-        ("images/", "synthetic images, a folder per class"),
+        ("images/", "synthetic images, a folder per class; croissant.json describes them"),
         ("images.npz", "the same as arrays"),
         ("samples.png", "a grid to look at"),
         ("model.safetensors", "the private model's weights"),
