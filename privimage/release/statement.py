@@ -223,10 +223,10 @@ def _start_from(weights: Mapping[str, Any] | None) -> list[str]:
     public, files = weights["public"], weights["files"]
     hashes = ", ".join(f"`{name}` `{files[name]}`" for name in sorted(files))
     return [
-        "The training began from public weights, which were made before and for any images. No use "
-        "of the sensitive images is in them, so none is charged: that rests on their public set, "
-        f"`{public['name']}`, whose images have the SHA-256 `{public['sha256']}`. Their files have "
-        f"the SHA-256 {hashes}."
+        "The training began from public weights. Nothing is charged for them, because their "
+        f"manifests say that they were trained on the public set `{public['name']}` alone, whose "
+        f"images have the SHA-256 `{public['sha256']}`; nothing here covers a sensitive image that "
+        f"was used for them all the same. Their files have the SHA-256 {hashes}."
     ]
 
 
