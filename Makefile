@@ -5,9 +5,11 @@ OUT ?= runs
 PART ?=
 SEED ?= 0
 IMAGE ?= privimage
+TARGET ?=
+CPU_INDEX ?=
 CLAIMS := $(notdir $(patsubst %/,%,$(dir $(wildcard claims/*/claim.yaml))))
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile
-.PHONY: setup demo smoke test test-slow mutants check bench image appendix release clean
+.PHONY: setup demo smoke test test-slow mutants check bench image appendix release rehearsal clean
 
 setup: .venv/.installed
 
@@ -59,8 +61,9 @@ bench: setup
 # the commit and its date, for the image's labels: from an unpacked release, from git, or from nowhere
 COMMIT = $(firstword $(shell cat REVISION 2>/dev/null || git describe --always --abbrev=40 --exclude '*' --dirty 2>/dev/null) unknown)
 COMMITTED = $(or $(word 2,$(shell cat REVISION 2>/dev/null || git log -1 --format='%H %cI' 2>/dev/null)),unknown)
+# TARGET=cpu CPU_INDEX=ADDRESS: without CUDA's libraries
 image:
-	docker build $(DOCKER_BUILD_FLAGS) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg REVISION=$(COMMIT) --build-arg CREATED=$(COMMITTED) --tag $(IMAGE) .
+	$(if $(filter cpu,$(TARGET)),$(if $(CPU_INDEX),,$(error TARGET=cpu needs CPU_INDEX=ADDRESS, the CPU index that the install page of pytorch.org names)))docker build $(DOCKER_BUILD_FLAGS) $(if $(CPU_INDEX),--build-arg CPU_INDEX=$(CPU_INDEX)) $(if $(BASE),--build-arg BASE=$(BASE)) --build-arg REVISION=$(COMMIT) --build-arg CREATED=$(COMMITTED) --tag $(IMAGE) .
 
 # the pages that come from the registry of claims, and the appendix as a PDF where TeX is installed
 appendix: setup
@@ -73,6 +76,13 @@ appendix: setup
 # dist/privimage-VERSION.tar.gz of the commit that is checked out, with a wheel and the sums of all files
 release: setup
 	@$(BIN)/python tools/release.py
+
+# that release as a reviewer meets it, by the commands of its documents; WITH=--docker in a container, WITH=--quick a part
+ARCHIVE ?= $(firstword $(wildcard dist/privimage-*.tar.gz))
+WITH ?=
+rehearsal: setup
+	@mkdir -p out
+	@$(BIN)/python -m tools.rehearsal "$(ARCHIVE)" $(if $(filter --docker,$(WITH)),,--python $(BIN)/python) $(WITH) --out out/rehearsal.md
 
 clean:
 	rm -rf .venv runs out build dist *.egg-info

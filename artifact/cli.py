@@ -262,7 +262,7 @@ def report(
         typer.Option("--from", help="records alone: expected_results/reference_runs; default: OUT"),
     ] = None,
 ) -> None:
-    """One HTML file and one Markdown file of everything under the output folder."""
+    """Everything under the output folder in HTML and Markdown, and one page for a committee."""
     from artifact.report.document import write_report
 
     root = records or out

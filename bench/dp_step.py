@@ -8,6 +8,7 @@ which is what the published scripts do, Opacus's functorch mode, and vmap over i
 clipped sums without noise and optimiser, which cost all of them the same.
 """
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -54,12 +55,15 @@ def main() -> None:
     for name, default in {"images": 8, "copies": 8, "size": 32, "threads": 2, "calls": 2}.items():
         options_of.add_argument(f"--{name}", type=int, default=default)
     options_of.add_argument("--compiled", action="store_true", help="compiled rows too (minutes)")
+    options_of.add_argument("--only", default="", help="the rows that this expression finds")
     options_of.add_argument("--original", type=Path, help="a checkout of the paper's artifact")
     options = options_of.parse_args()
     if options.variant:
         run_variant(options)
         return
-    variants = [*EAGER, *(COMPILED if options.compiled else {})]
+    every = [*EAGER, *(COMPILED if options.compiled else {})]
+    shared = (FLOOR, ORIGINAL_STYLE)  # all others are held against these
+    variants = [name for name in every if name in shared or re.search(options.only, name)]
     if options.original:
         variants.append("the original artifact's engine, float32")
     found = interleaved(__file__, variants, rounds=options.rounds, options=sys.argv[1:])

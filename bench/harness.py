@@ -98,8 +98,11 @@ def publish(
     settings: dict[str, Any],
     figures: Any,
     device: torch.device | None = None,
+    **more: Any,
 ) -> None:
-    """Print the table; keep it as bench/results/NAME.md and, with all figures, as NAME.json."""
+    """Print the table; keep it as bench/results/NAME.md and, with all figures (and `more` of what
+    follows from them), as NAME.json.
+    """
     environment = describe_environment(device or torch.device("cpu"))
     machine = (
         f"{environment['device_name']}, {environment['num_cpus']} cores, "
@@ -112,7 +115,7 @@ def publish(
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(table)
     document = {"title": title, "environment": environment, "settings": settings}
-    document |= {"figures": figures}
+    document |= {"figures": figures, **more}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
     print(table)
 

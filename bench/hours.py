@@ -1,6 +1,6 @@
 """Hours that the paper's settings would take on this machine, from a few measured steps of each.
 
-    python bench/hours.py [--device cuda]
+    python bench/hours.py [--device cuda] [--eager]
 
 Pre-training, DP fine-tuning (150, 450 and 1,000 steps) and sampling of 50,000 images for the three
 main networks of the paper. An extrapolation: images/s times the number of images.
@@ -37,16 +37,19 @@ SETTINGS = {
         1000,
     ),
 }
+COLUMNS = ["setting", "pre-training", "DP fine-tuning", "50,000 samples", "sum", "engine"]
 NUM_SAMPLES, SAMPLING_STEPS, COPIES = 50_000, 50, 8
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
-    device = torch.device(parser.parse_args().device)
-    rows, figures = [], {}
+    parser.add_argument("--eager", action="store_true", help="without compiled code")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    rows, figures, sums = [], {}, {}
     for name, setting in SETTINGS.items():
-        figures[name] = measured = rates(device, *setting)
+        figures[name] = measured = rates(device, *setting, eager=options.eager)
         _, pretrain_images, batch, steps = setting
         hours = [
             pretrain_images / measured["pretrain"] / 3600,
@@ -56,15 +59,22 @@ def main() -> None:
         speeds = [measured["pretrain"], measured["finetune"], measured["sampling"]]
         cells = [f"{h:,.2f} ({s:,.1f}/s)" for h, s in zip(hours, speeds, strict=True)]
         rows.append([name, *cells, f"{sum(hours):,.1f}", measured["engine"]])
-    publish(
-        f"hours_{device.type}", title="Hours of the paper's settings, extrapolated (images/s)",
-        columns=["setting", "pre-training", "DP fine-tuning", "50,000 samples", "sum", "engine"],
-        rows=rows, settings={"copies": COPIES}, figures=figures, device=device,
-    )  # fmt: skip
+        sums[name] = sum(hours)
+        publish(  # after each setting: a run that is cut off has shown something
+            f"hours_{device.type}", title="Hours of the paper's settings, extrapolated (images/s)",
+            columns=COLUMNS, rows=rows, settings={"copies": COPIES, "eager": options.eager},
+            figures=figures, device=device, hours=sums,
+        )  # fmt: skip
 
 
 def rates(
-    device: torch.device, network: UNetConfig, _images: float, batch: int, steps: int
+    device: torch.device,
+    network: UNetConfig,
+    _images: float,
+    batch: int,
+    steps: int,
+    *,
+    eager: bool,
 ) -> dict[str, Any]:
     """Images/s of the three stages, and the engine that was chosen."""
     precision, workers = resolved_precision("auto", device), default_num_workers(device)
@@ -83,7 +93,7 @@ def rates(
     made_up = partial(made_up_examples, denoiser, tuning)
     engine = choose_engine(
         denoising_loss, denoiser, made_up, num_images=batch * steps, batch_size=256,
-        wanted=PerformanceConfig(compile=None if on_gpu else False),
+        wanted=PerformanceConfig(compile=None if on_gpu and not eager else False),
     )  # fmt: skip
     sum_of = ClippedGradientSum(denoising_loss, denoiser, clip_norm=1e-3, engine=engine)
     size = 256 if on_gpu else engine.micro_batch_size * workers

@@ -1,23 +1,24 @@
 """PrivImage: differentially private synthetic images by diffusion models with semantic-aware
 pre-training.
 
-`synthesize` and `load` are the library for people with images of their own; they are imported when
-they are first asked for, since they bring torch.
+`synthesize`, `load` and `pretrain` are the library for people with images of their own; they are
+imported when they are first asked for, since they bring torch.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from privimage.api import SyntheticImages, load, synthesize
+    from privimage.api import SyntheticImages, load, pretrain, synthesize
     from privimage.data.image_set import ImageSet
     from privimage.privacy.plan import PrivacyPlan
 
-__all__ = ["ImageSet", "PrivacyPlan", "SyntheticImages", "load", "synthesize"]
+__all__ = ["ImageSet", "PrivacyPlan", "SyntheticImages", "load", "pretrain", "synthesize"]
 _PLACES = {
     "ImageSet": "privimage.data.image_set",
     "PrivacyPlan": "privimage.privacy.plan",
     "SyntheticImages": "privimage.api",
     "load": "privimage.api",
+    "pretrain": "privimage.api",
     "synthesize": "privimage.api",
 }
 

@@ -1,8 +1,9 @@
-"""The library in two calls: `synthesize` makes synthetic images of private ones, `load` reads what
-a run left. The command line is a thin layer over this file.
+"""The library in three calls: `synthesize` makes synthetic images of private ones, `load` reads
+what a run left, and `pretrain` trains public weights from which many runs start. The command line
+is a thin layer over this file.
 
-Private: the images that are given; they stay in memory. What a run leaves in its folder may be
-published but for `private/` and the record (README, "What may be published").
+Private: the images that are given to `synthesize`; they stay in memory. What a run leaves in its
+folder may be published but for `private/` and the record (README, "What may be published").
 """
 
 import json
@@ -18,6 +19,7 @@ from torch import Tensor
 from privimage.data.image_set import ImageSet
 from privimage.data.own.arrays import channels_first, image_set_of
 from privimage.data.own.native import native_preparation
+from privimage.data.parallel import watched
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
 from privimage.diffusion.denoiser import Denoiser
@@ -25,17 +27,25 @@ from privimage.errors import ConfigError, RunFolderError
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.release.image_files import load_images
 from privimage.release.released_model import open_released_model
-from privimage.release.run_page import write_page
+from privimage.release.run_page import write_run_page
+from privimage.run_folder.public_weights import PublicWeights, open_public_weights
 from privimage.run_folder.run import ImageSets
 from privimage.run_folder.runlog import Progress, silent
 from privimage.semantics.sketches import Sketches
 from privimage.settings.config import RunConfig, load_config
 from privimage.settings.defaults import default_settings
 from privimage.settings.description import Description, described
+from privimage.settings.public_config import (
+    PublicConfig,
+    default_public_settings,
+    load_public_config,
+)
 from privimage.stages import known_networks
 from privimage.stages.estimate import Numbers
 from privimage.stages.pipeline import check_fits, load_image_sets, may_cache, run_pipeline
-from privimage.stages.time_budget import chosen_before, fitted
+from privimage.stages.public_training import public_numbers, train_public_weights
+from privimage.stages.starting_weights import check_networks, check_public_set
+from privimage.stages.time_budget import chosen_before, fitted, fitted_public
 
 IN_MEMORY = "memory"  # the name of images that come from no file
 Sensitive = dict[str, np.ndarray] | ImageSet | str  # arrays by name, a set, or a source
@@ -67,6 +77,12 @@ class SyntheticImages:
         """Metrics, times, memory and machine. Not for publication: times follow the images."""
         return json.loads((self.folder / "record.json").read_text())
 
+    def show(self, out: str | Path | None = None, *, for_owner: bool = False) -> Path:
+        """Write one HTML page to look at, by default into the folder, and return its path; with
+        `for_owner` also what the run keeps back (`privimage show --private`).
+        """
+        return write_run_page(self.folder, Path(out) if out else None, for_owner=for_owner)
+
     def model(self) -> Denoiser:
         """The private model, on the CPU: more images from it cost no privacy."""
         return open_released_model(self.folder).denoiser
@@ -76,12 +92,6 @@ class SyntheticImages:
         where it begins with noise alone.
         """
         return open_released_model(self.folder).sketches
-
-    def show(self, out: str | Path | None = None, *, kept_back: bool = False) -> Path:
-        """Write one HTML page of the run, as `privimage show` does, and return its place; only
-        what may be published is on it, unless `kept_back` asks for times and settings as well.
-        """
-        return write_page(self.folder, None if out is None else Path(out), kept_back=kept_back)
 
 
 def load(folder: str | Path) -> SyntheticImages:
@@ -106,6 +116,7 @@ def synthesize(
     settings: Mapping[str, Any] | None = None,
     hours: float | None = None,
     seed: int = 0,
+    start_from: str | Path | None = None,
     data_root: Path | None = None,
     progress: Progress = silent,
 ) -> SyntheticImages:
@@ -116,7 +127,8 @@ def synthesize(
     labelled set or the name of one, such as `glyphs`. The run lives in `folder`: the same call
     continues a run that stopped, at no new cost. `hours` is how long the run may take: networks and
     numbers are chosen for this machine. `settings` are overrides with dotted names, as
-    {"privacy.num_steps": 100}. Raises a UserError, before any work, for what can be put right.
+    {"privacy.num_steps": 100}. `start_from` is a folder that `pretrain` filled: query network and
+    network are its. Raises a UserError, before any work, for what can be put right.
 
     Guarantee:
         What is released is (epsilon, delta)-differentially private under adding or removing one
@@ -130,17 +142,20 @@ def synthesize(
         "image_size": image_size,
         "color": color,
     }
+    start = None if start_from is None else open_public_weights(Path(start_from))
     overrides = dict(settings or {}) | {"seed": seed}
     before = chosen_before(Path(folder), overrides, hours=hours)
-    config, sets = own_images(
-        _set_or_arrays(images, labels),
-        public,
-        epsilon=epsilon,
-        description=described(None, facts, overrides),
-        overrides=(before or {}) | overrides,
-        hours=hours if before is None else None,
-        data_root=data_root,
-    )
+    with watched(progress):
+        config, sets = own_images(
+            _set_or_arrays(images, labels),
+            public,
+            epsilon=epsilon,
+            description=described(None, facts, overrides),
+            overrides=(before or {}) | overrides,
+            hours=hours if before is None else None,
+            start_from=start,
+            data_root=data_root,
+        )
     run_pipeline(
         config,
         Path(folder),
@@ -148,8 +163,73 @@ def synthesize(
         progress=progress,
         data_root=data_root,
         known_networks=known_networks.default_place(),
+        start_from=start,
     )
     return load(folder)
+
+
+def pretrain(
+    public: str | ImageSet,
+    *,
+    image_size: int,
+    color: str,
+    folder: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    hours: float | None = None,
+    seed: int = 0,
+    data_root: Path | None = None,
+    progress: Progress = silent,
+) -> PublicWeights:
+    """Public weights, trained once, for `synthesize(..., start_from=folder)`: the query network and
+    a diffusion model of the whole public set. No private image has a place here, and nothing is
+    charged. The same call continues one that stopped; the rest is as in `synthesize`.
+    """
+    overrides = dict(settings or {}) | {"seed": seed}
+    before = chosen_before(Path(folder), overrides, hours=hours, read=load_public_config)
+    config, images = public_images(
+        public,
+        image_size=image_size,
+        color=color,
+        overrides=(before or {}) | overrides,
+        hours=hours if before is None else None,
+        data_root=data_root,
+    )
+    return train_public_weights(
+        config,
+        images,
+        Path(folder),
+        progress=progress,
+        known_networks=known_networks.default_place(),
+    )
+
+
+def public_images(
+    public: str | ImageSet,
+    *,
+    image_size: int,
+    color: str,
+    overrides: dict[str, Any],
+    hours: float | None = None,
+    only_if_longer: bool = False,
+    data_root: Path | None = None,
+) -> tuple[PublicConfig, ImageSet]:
+    """Settings of public weights with what the user set on top, and the set, read once."""
+    source = public if isinstance(public, str) else IN_MEMORY
+    values = default_public_settings(public=source, image_size=image_size, color=color)
+    config = load_public_config(values, overrides)
+    preparation = Preparation(image_size=config.image_size, color=config.color)
+    if isinstance(public, str):
+        name = config.public
+        images = load_image_set(
+            name, "train", preparation=preparation, data_root=data_root, cache=may_cache(name)
+        )
+    else:
+        images = replace(public, images=preparation.prepare(public.images))
+    if hours is not None:
+        config = fitted_public(
+            values, overrides, public_numbers(images), hours=hours, only_if_longer=only_if_longer
+        )
+    return config, images
 
 
 def own_images(
@@ -163,13 +243,16 @@ def own_images(
     hours: float | None = None,
     only_if_longer: bool = False,
     blank: bool = False,
+    start_from: PublicWeights | None = None,
     data_root: Path | None = None,
 ) -> tuple[RunConfig, ImageSets]:
     """Defaults for these images with what the user set on top, and the sets, each read once.
 
     With `hours` the numbers are chosen for that time. `blank`: private images in folders are
-    counted, not read.
+    counted, not read. The networks are those of `start_from`.
     """
+    if start_from is not None:
+        overrides = start_from.settings() | overrides
     preparation = _preparation(sensitive, description, data_root=data_root)
     load_source = partial(load_image_set, preparation=preparation, data_root=data_root)
     load_mine = partial(load_source, blank=blank)
@@ -202,6 +285,8 @@ def own_images(
     settled = {f"data.{fact}" for fact in facts}
     overrides = {k: v for k, v in overrides.items() if k not in settled}
     config = load_config(values, overrides)
+    if start_from is not None:
+        check_networks(start_from, config)
     sets = load_image_sets(
         config,
         data_root=data_root,
@@ -212,9 +297,10 @@ def own_images(
     )
     if hours is not None:
         check_fits(config, sets)  # before anything is timed
-        config = fitted(
-            values, overrides, Numbers.of(sets), hours=hours, only_if_longer=only_if_longer
-        )
+        if start_from is not None:
+            check_public_set(start_from, config, sets)
+        facts = Numbers.of(sets, has_query_network=start_from is not None)
+        config = fitted(values, overrides, facts, hours=hours, only_if_longer=only_if_longer)
     return config, sets
 
 

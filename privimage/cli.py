@@ -8,6 +8,7 @@ import typer
 
 from privimage.commands.finished_run import sample, show, verify
 from privimage.commands.planning import plan
+from privimage.commands.pretraining import pretrain
 from privimage.commands.scoring import evaluate
 from privimage.commands.synthesize import synthesize
 from privimage.machine.terminal.command import run_command
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (synthesize, plan, show, verify, sample, evaluate):  # as the help lists them
+for command in (synthesize, pretrain, plan, show, verify, sample, evaluate):  # as help lists them
     app.command()(command)
 
 

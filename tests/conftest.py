@@ -18,7 +18,7 @@ hook = install_import_hook("privimage", "tests.typecheck.check")
 torch.set_num_threads(1)
 
 from privimage.classifiers import downstream  # noqa: E402
-from privimage.commands import planning, synthesize  # noqa: E402  (after the hook, which wraps what is imported)
+from privimage.commands import planning, pretraining, synthesize  # noqa: E402  (after the hook, which wraps what is imported)
 from privimage.settings.config import load_config  # noqa: E402
 from privimage.stages import known_networks  # noqa: E402
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
@@ -100,7 +100,7 @@ def nothing_known_before():
     """Commands neither time this machine before each toy run nor use what another test trained."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(known_networks, "default_place", lambda: None)
-        for module in (planning, synthesize):
+        for module in (planning, pretraining, synthesize):
             patch.setattr(module, "show_estimate", lambda *args, **named: {})
             patch.setattr(module, "time_given", lambda hours, **named: hours)
         yield

@@ -61,6 +61,12 @@ def test_arrays_in_memory_become_images_a_statement_a_ledger_and_a_model(finishe
     assert finished.sketches() is None  # 20 images a label are too few for moments
 
 
+def test_a_run_can_be_shown(finished, tmp_path):
+    page = finished.show(tmp_path / "page.html")
+    assert "(10, 0.0001)-differentially private" in page.read_text()
+    assert finished.show(for_owner=True) == finished.folder / "private/page.html"
+
+
 def test_the_statement_names_what_was_not_declared(finished):
     assumed = " ".join(finished.statement["assumed_public"])
     assert "classes" in assumed

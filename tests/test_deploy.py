@@ -128,18 +128,63 @@ def test_compose_runs_without_privileges_and_reserves_a_gpu_only_where_asked():
 
 def test_any_builder_of_the_last_years_builds_the_image():
     bases = re.findall(r"^(?:ARG BASE=|FROM )(\S+)", DOCKERFILE, re.MULTILINE)
-    assert bases == ["debian:bookworm-slim", "${BASE}", "${BASE}"]
+    assert bases == ["debian:bookworm-slim", "${BASE}", "python", "python", "${BASE}", "runtime"]
     assert "# syntax" not in DOCKERFILE
     assert "<<" not in DOCKERFILE
+    # the older builder makes every stage, so all of them must succeed without an argument
+    assert "--target" not in (ROOT / "Makefile").read_text()
 
 
 def test_the_source_is_the_last_thing_that_enters_the_image():
-    copied = re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE)
-    assert copied == [
-        "pyproject.toml requirements.txt ./",
-        "--from=dependencies /opt/venv /opt/venv",
+    last_stage = DOCKERFILE.rsplit("\nFROM ", 1)[1]
+    assert re.findall(r"^COPY (.*)$", last_stage, re.MULTILINE) == [
+        "--from=packages /opt/venv /opt/venv",
+        "--from=source /opt/privimage .",
+    ]
+    assert re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE) == [
+        "requirements.txt ./",
         ". .",
     ]
+
+
+def packages_of(index, folder):
+    """What the image's first step for packages leaves: torch.txt and hashed.txt."""
+    shutil.copy(ROOT / "requirements.txt", folder)
+    stage = DOCKERFILE.split("AS packages")[1]
+    (step, *_) = re.findall(r"^RUN (.*?[^\\])$", stage, re.M | re.S)
+    environment = {**os.environ, "CPU_INDEX": index}
+    subprocess.run(["sh", "-euc", step], cwd=folder, env=environment, check=True)
+    return [(folder / name).read_text() for name in ("torch.txt", "hashed.txt")]
+
+
+def test_without_an_index_every_package_is_held_to_its_hash(tmp_path):
+    assert packages_of("", tmp_path) == ["", (ROOT / "requirements.txt").read_text()]
+
+
+def test_with_a_cpu_index_torch_is_held_to_its_version_and_all_but_cuda_to_its_hash(tmp_path):
+    torch, hashed = packages_of("address", tmp_path)
+    assert [line.partition("==")[0] for line in torch.splitlines()] == ["torch", "torchvision"]
+    whole = re.split(r"\n(?=[^ #])", (ROOT / "requirements.txt").read_text().rstrip())[1:]
+    kept = re.split(r"\n(?=[^ #])", hashed.rstrip())[1:]
+    dropped = {entry.partition("==")[0] for entry in whole if entry not in kept}
+    assert [entry for entry in whole if entry in kept] == kept
+    assert {"torch", "torchvision", "triton"} <= dropped
+    others = dropped - {"torch", "torchvision", "triton"}  # what torch's wheel for CUDA wants
+    assert all(name.startswith(("cuda-", "nvidia-")) for name in others)
+    assert "nvidia-ml-py" not in dropped
+    left = {entry.partition("==")[0] for entry in kept}
+    assert not [n for n in left if re.match("triton|cuda|nvidia", n) and n != "nvidia-ml-py"]
+
+
+def test_a_cpu_image_without_its_index_is_refused_at_once():
+    for given in ("", "CPU_INDEX=address"):
+        command = ["make", "--dry-run", "image", "TARGET=cpu", *given.split()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode == 0) == bool(given)
+        assert ("--build-arg CPU_INDEX=address" in done.stdout) == bool(given)
+        assert ("TARGET=cpu needs CPU_INDEX=ADDRESS" in done.stderr) == (not given)
+    assert "--retries 0" in DOCKERFILE
+    assert not re.search(r"\w://", DOCKERFILE)  # whose address the project does not choose
 
 
 def test_only_named_parts_of_the_checkout_enter_the_image():
@@ -167,8 +212,8 @@ def test_the_labels_say_what_the_image_is_and_where_it_comes_from():
         name: f"${{{argument}}}" for name, argument in given.items()
     }
     assert {*labels} == {*given, "title", "description", "version", "licenses"}
-    last_stage = DOCKERFILE.rsplit("\nFROM ", 1)[1]
-    after_the_last_layer = last_stage[last_stage.rindex("\nRUN ") :]
+    stage = DOCKERFILE.split("AS runtime")[1].split("\nFROM ")[0]
+    after_the_last_layer = stage[stage.rindex("\nRUN ") :]
     for argument in given.values():  # a label that changes must not make a layer anew
         assert f"\nARG {argument}" in after_the_last_layer
 

@@ -202,3 +202,15 @@ def test_the_unpacked_tree_is_set_up_and_used_without_a_repository(unpacked, tmp
     refused = subprocess.run(["make", "release"], cwd=tree, capture_output=True, text=True)
     assert refused.returncode
     assert "a release is made from a clone" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_cheap_commands_of_its_documents_go_well_without_repository_and_network(
+    two_archives, tmp_path
+):
+    command = [sys.executable, "-m", "tools.rehearsal", two_archives[0], "--quick"]
+    command += ["--python", sys.executable, "--out", tmp_path / "table.md"]
+    said = said_by(ROOT, *command)
+    for line in ("sha256sum", "doctor", "headline_averages", "model_size", "report"):
+        assert re.search(rf"{line}.*\| 0 \|", said), line
+    assert "NOT rehearsed: whether pip can download" in said

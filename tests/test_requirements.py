@@ -78,8 +78,10 @@ def test_both_ways_to_install_take_the_files_of_these_hashes_and_no_others():
     assert "--no-deps --no-build-isolation --editable ." in setup  # setuptools is that of the pins
     assert setup.count("pip install") == 2
     image = (ROOT / "Dockerfile").read_text()
-    assert "--require-hashes --requirement requirements.txt" in image
-    assert image.count("pip --python") == 1
+    installs = re.findall(r"pip --python \S+ install (.*?)(?=\nRUN|\n#|&&|\|\|)", image, re.S)
+    torch, hashed = (" ".join(words.replace("\\\n", "").split()) for words in installs)
+    assert torch.endswith('--index-url "$CPU_INDEX" --requirement torch.txt')  # of CPU images alone
+    assert hashed.endswith("--only-binary :all: --require-hashes --requirement hashed.txt")
 
 
 def test_every_supported_python_has_hashes_of_compiled_packages():

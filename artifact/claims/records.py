@@ -63,6 +63,13 @@ def record_folder(out: Path, claim: str, setting: str, seed: int) -> Path:
     return out / claim / setting / f"seed{seed}"
 
 
+def record_path(root: Path, claim: str, setting: str, seed: int) -> Path:
+    """The file of a record: of a run, or as it is shipped."""
+    folder = record_folder(root, claim, setting, seed)
+    shipped = folder.with_name(f"{folder.name}.json")
+    return shipped if shipped.is_file() else folder / "record.json"
+
+
 def write_record(path: Path, record: ClaimRecord) -> None:
     """Write the record in one step."""
     write_json_durably(path, record.to_dict())

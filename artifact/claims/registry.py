@@ -7,6 +7,7 @@ are reported together. Nothing in it is private.
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,9 @@ class Setting:
         if self.main_arm not in self.arms:
             yield f"main_arm is {self.main_arm}; allowed are {', '.join(self.arms)}"
         order = list(self.arms)
+        for arm in order:  # it names a folder of the run, also for `list` and `show`
+            if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_]", arm):
+                yield f"arms: {arm!r}; name an arm with letters, digits, '_', '-' and '.' alone"
         for arm, donor in self.donors.items():
             if arm not in order or donor not in order or order.index(donor) >= order.index(arm):
                 yield f"donors.{arm}: {donor!r}; name an arm that stands before it in arms"
@@ -133,6 +137,8 @@ class Claim:
     # its columns in expected_results/published.yaml: of the paper, or of a benchmark alone
     published_as: str | None = None
     benchmarked_as: str | None = None
+    # the badge that its judged settings speak for: functional where the paper has nothing to match
+    supports: Literal["functional", "reproduced"] = "reproduced"
 
     def problems(self) -> Iterator[str]:
         for name, setting in self.settings.items():

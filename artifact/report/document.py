@@ -1,4 +1,4 @@
-"""The report: what was obtained beside what is expected, in one HTML file and in Markdown.
+"""The report: what was obtained beside what is expected, in HTML and Markdown, and on one page.
 
 Everything found is shown, finished or not, and what is missing is named. Records alone are enough;
 pictures, curves and ledgers are there where run folders are. Pictures are of the lowest seed;
@@ -25,6 +25,7 @@ from artifact.judging.compare import MEANING, Comparison, compare
 from artifact.judging.epsilons import AGAINST_PAPER, epsilon_panels
 from artifact.judging.expected import load_expected
 from artifact.judging.wording import arm_title
+from artifact.report.committee import committee_lines, committee_values
 from artifact.report.figures import curves_uri, epsilons_uri
 from artifact.report.tables import (
     CellTable,
@@ -83,8 +84,8 @@ class Section:
 
 def write_report(
     out: Path, *, claims: dict[str, Claim], records: Path | None = None
-) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into `out`, and return their paths.
+) -> tuple[Path, Path, Path]:
+    """Write `report.html`, `report.md` and `committee.html` into `out`, and return their paths.
 
     `records` is where runs or shipped records lie, in CLAIM/SETTING; by default in `out`.
     """
@@ -103,12 +104,12 @@ def write_report(
             "CLAIM/SETTING/seedN.json, such as expected_results/reference_runs"
         )
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    paths = []
-    for name in ("report.html", "report.md"):
-        text = render(name, sections=found, absent=absent, date=now)
-        write_durably(out / name, text.encode())
-        paths.append(out / name)
-    return paths[0], paths[1]
+    committee = committee_values(committee_lines(root, claims, out=out))
+    report = {"sections": found, "absent": absent}
+    contents = {"report.html": report, "report.md": report, "committee.html": committee}
+    for name, values in contents.items():
+        write_durably(out / name, render(name, date=now, **values).encode())
+    return out / "report.html", out / "report.md", out / "committee.html"
 
 
 def render(name: str, **context: Any) -> str:

@@ -15,10 +15,10 @@ def show(
     out: Annotated[
         Path | None, typer.Option(help="the page's file; default: page.html in the folder")
     ] = None,
-    kept_back: Annotated[
+    for_owner: Annotated[
         bool,
         typer.Option(
-            "--kept-back",
+            "--private",
             help="with times, machine and settings, which are not for publication; default place "
             "then: private/page.html",
         ),
@@ -31,11 +31,11 @@ def show(
 
     privimage show runs/mine
     """
-    from privimage.release.run_page import write_page
+    from privimage.release.run_page import write_run_page
 
     with stopped_with_a_word("nothing was written; the same command begins again"):
-        place = write_page(run, out, kept_back=kept_back)
-    if kept_back:
+        place = write_run_page(run, out, for_owner=for_owner)
+    if for_owner:
         say("not for publication: times, machine and settings of the run are on this page")
     say(f"{place}: open it in a browser")
 

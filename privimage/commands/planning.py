@@ -12,8 +12,10 @@ from privimage.machine.launch import is_launched, stopped_with_a_word
 from privimage.machine.terminal.plain_text import say
 
 if TYPE_CHECKING:
+    from privimage.run_folder.public_weights import PublicWeights
     from privimage.run_folder.run import ImageSets
     from privimage.settings.config import RunConfig
+    from privimage.stages.estimate import Numbers
 
 OTHER_EPSILONS = (1, 2, 5, 10)
 
@@ -41,6 +43,7 @@ def plan(
     from privimage.api import own_images
     from privimage.data.image_set import ONE_CLASS, made_up_images
     from privimage.settings.description import described
+    from privimage.stages.estimate import Numbers
 
     overrides = parse_overrides(setting or [])
     facts = {
@@ -71,8 +74,8 @@ def plan(
             data_root=data_root,
         )
         show_plan(config)
-        show_other_epsilons(config)
-        show_estimate(config, sets)
+        show_other_epsilons(config, overrides, num_public_classes=sets.public.num_classes)
+        show_estimate(config, Numbers.of(sets))
 
 
 def time_given(hours: float | None, *, num_processes: int = 1) -> float | None:
@@ -123,14 +126,16 @@ def show_plan(config: "RunConfig") -> None:
     say(assumption(assumed_facts(config.data, public_size=config.data.public_size)))
 
 
-def show_other_epsilons(config: "RunConfig") -> None:
-    """What the noise of DP-SGD would be for other budgets, all else being the same."""
+def show_other_epsilons(
+    config: "RunConfig", overrides: dict[str, Any], *, num_public_classes: int
+) -> None:
+    """What the noise would be for other budgets: that of DP-SGD, after queries as by default."""
     from privimage.privacy.dp_sgd import DP_SGD
     from privimage.run_folder.budget import privacy_plan
 
     rule("other budgets")
     for epsilon in OTHER_EPSILONS:
-        other = replace(config, privacy=replace(config.privacy, epsilon=epsilon))
+        other = for_epsilon(config, epsilon, overrides, num_public_classes=num_public_classes)
         try:
             multiplier = privacy_plan(other).mechanisms[DP_SGD].noise_multiplier
             noise = f"noise multiplier {multiplier:.4g}"
@@ -139,26 +144,63 @@ def show_other_epsilons(config: "RunConfig") -> None:
         say(f"  epsilon {epsilon:g}: {noise}")
 
 
-def dry_estimate(config: "RunConfig", sets: "ImageSets | None", *, data_root: Path | None) -> None:
+def for_epsilon(
+    config: "RunConfig", epsilon: float, overrides: dict[str, Any], *, num_public_classes: int
+) -> "RunConfig":
+    """The same run at another epsilon; the queries' noise goes with it where nobody set it."""
+    from privimage.settings.config import MomentsConfig
+    from privimage.settings.defaults import default_settings
+
+    data, privacy, moments = config.data, replace(config.privacy, epsilon=epsilon), config.moments
+    usual = default_settings(
+        image_size=data.image_size,
+        num_labels=len(data.classes or ()) or 1,
+        num_public_classes=num_public_classes,
+        public_size=data.public_size or 1,
+        epsilon=epsilon,
+    )
+    if "privacy.query_noise_multiplier" not in overrides:
+        usual_noise = usual["privacy"]["query_noise_multiplier"]
+        privacy = replace(privacy, query_noise_multiplier=usual_noise)
+    if not any(name.partition(".")[0] == "moments" for name in overrides):
+        moments = MomentsConfig(**usual["moments"]) if "moments" in usual else None
+    return replace(config, privacy=privacy, moments=moments)
+
+
+def dry_estimate(
+    config: "RunConfig",
+    sets: "ImageSets | None",
+    *,
+    data_root: Path | None,
+    start_from: "PublicWeights | None" = None,
+) -> None:
     """The same without a run folder; a preset's plan is shown to those without its images, too."""
+    from privimage.stages.estimate import Numbers
     from privimage.stages.pipeline import check_fits, load_image_sets
+    from privimage.stages.starting_weights import check_start
 
     try:
         sets = sets or load_image_sets(config, data_root=data_root, blank=True)
         check_fits(config, sets)
         _ = sets.public  # read where it is first asked for
+        if start_from is not None:
+            check_start(start_from, config, sets)
     except DataMissingError as error:
         say(f"no estimate of the time: {error}")
         return
-    show_estimate(config, sets)
+    show_estimate(config, Numbers.of(sets, has_query_network=start_from is not None))
 
 
-def show_estimate(config: "RunConfig", sets: "ImageSets") -> dict[str, float]:
-    """Time and memory of every stage on this machine; the seconds, for the progress to come."""
+def show_estimate(
+    config: "RunConfig", facts: "Numbers", *, only: tuple[str, ...] | None = None
+) -> dict[str, float]:
+    """Time and memory of every stage, or of the named ones, on this machine; the seconds, for the
+    progress to come.
+    """
     from privimage.machine.terminal.progress import duration
-    from privimage.stages.estimate import Numbers, estimate, total_seconds
+    from privimage.stages.estimate import estimate, total_seconds
 
-    costs = estimate(config, Numbers.of(sets))
+    costs = estimate(config, facts, only=only)
     rule("estimate")
     for stage, cost in costs.items():
         peak = "" if cost.peak_mib is None else f"  {cost.peak_mib / 1024:5.1f} GiB"

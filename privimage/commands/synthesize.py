@@ -23,6 +23,7 @@ from privimage.machine.launch import is_launched, is_restarted, launch, stopped_
 from privimage.machine.terminal.plain_text import plain_handler, say
 
 if TYPE_CHECKING:
+    from privimage.run_folder.public_weights import PublicWeights
     from privimage.run_folder.run import ImageSets
     from privimage.settings.config import RunConfig
 
@@ -79,6 +80,10 @@ def synthesize(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="seed of the public stages")] = 0,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="public weights to begin with: a folder of `privimage pretrain`"),
+    ] = None,
     data_root: Annotated[Path | None, typer.Option(help="where named image sets lie")] = None,
     dry_run: Annotated[bool, typer.Option(help="show settings and budget, do nothing")] = False,
     gpus: Annotated[
@@ -109,6 +114,9 @@ def synthesize(
     check_options(preset, options | facts | {"describe": describe, "hours": hours})
 
     from privimage.api import own_images
+    from privimage.data.parallel import watched
+    from privimage.machine.terminal.progress import StageProgress
+    from privimage.run_folder.public_weights import open_public_weights
     from privimage.settings.config import load_config
     from privimage.settings.description import described
     from privimage.settings.presets import preset_settings
@@ -116,27 +124,38 @@ def synthesize(
     from privimage.stages.time_budget import chosen_before
 
     with stopped_with_a_word():
+        start = None if start_from is None else open_public_weights(start_from)
         sets = None
         if preset is not None:  # changed settings must not run under the preset's name
             config = load_config(preset_settings(preset) | {"name": "synthesize"}, overrides)
         else:
             description = described(describe, facts, overrides)
             before = chosen_before(folder, overrides, hours=hours)
-            config, sets = own_images(
-                **options,
-                description=description,
-                overrides=(before or {}) | overrides,
-                hours=time_given(hours, num_processes=gpus) if before is None else None,
-                only_if_longer=hours is None,
-                blank=dry_run,
-                data_root=data_root,
-            )
+            time = time_given(hours, num_processes=gpus) if before is None else None
+            with StageProgress() as reading, watched(reading):
+                config, sets = own_images(
+                    **options,
+                    description=description,
+                    overrides=(before or {}) | overrides,
+                    hours=time,
+                    only_if_longer=hours is None,
+                    blank=dry_run,
+                    start_from=start,
+                    data_root=data_root,
+                )
         if gpus > 1 and not dry_run and not is_launched():
-            with opened(config, folder, sets=sets, data_root=data_root):
+            with opened(config, folder, sets=sets, data_root=data_root, start_from=start):
                 pass  # a mistake is said once, here; started processes would all say it
             launch("privimage", gpus, sys.argv[1:])
         else:
-            run_here(config, folder, sets=sets, data_root=data_root, dry_run=dry_run)
+            run_here(
+                config,
+                folder,
+                sets=sets,
+                data_root=data_root,
+                dry_run=dry_run,
+                start_from=start,
+            )
 
 
 def run_here(
@@ -146,12 +165,15 @@ def run_here(
     sets: "ImageSets | None",
     data_root: Path | None,
     dry_run: bool,
+    start_from: "PublicWeights | None" = None,
 ) -> None:
     """Run in this process, maybe with others that torchrun started."""
     from privimage.machine.processes import joined
     from privimage.machine.terminal.progress import StageProgress
+    from privimage.release.croissant import write_croissant
     from privimage.release.export import export_images
     from privimage.stages import known_networks
+    from privimage.stages.estimate import Numbers
     from privimage.stages.pipeline import follow_pipeline, opened, run_pipeline
 
     with joined() as world:
@@ -160,13 +182,16 @@ def run_here(
             show_plan(config)
             say(f"run folder: {folder}")
             if not dry_run:  # what is wrong is said before stages are timed
-                with opened(config, folder, sets=sets, data_root=data_root) as (sets, *_):
+                with opened(
+                    config, folder, sets=sets, data_root=data_root, start_from=start_from
+                ) as (sets, *_):
                     is_new = not (folder / "record.json").exists()
                 if is_new and world.size == 1:  # one process says little of how several share
-                    expected = show_estimate(config, sets)
+                    facts = Numbers.of(sets, has_query_network=start_from is not None)
+                    expected = show_estimate(config, facts)
         if dry_run:
             if world.is_leader:
-                dry_estimate(config, sets, data_root=data_root)
+                dry_estimate(config, sets, data_root=data_root, start_from=start_from)
             return
         if not world.is_leader:
             follow_pipeline(config, folder, sets=sets, world=world, data_root=data_root)
@@ -180,8 +205,10 @@ def run_here(
                 data_root=data_root,
                 world=world,
                 known_networks=known_networks.default_place(),
+                start_from=start_from,
             )
     export_images(folder / "images.npz", folder / "images")
+    write_croissant(folder)
     show_result(record, folder)
 
 
@@ -211,7 +238,7 @@ def show_result(record: dict[str, Any], folder: Path) -> None:
     for name, value in record["metrics"].items():
         say(f"  {name}: {value:.4g}")
     for name, what in (
-        ("images/", "synthetic images, a folder per class"),
+        ("images/", "synthetic images, a folder per class; croissant.json describes them"),
         ("images.npz", "the same as arrays"),
         ("samples.png", "a grid to look at"),
         ("model.safetensors", "the private model's weights"),

@@ -86,5 +86,5 @@ class Preparation:
                 pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
                 prepared[index] = self.prepare_image(Image.fromarray(np.ascontiguousarray(pixels)))
 
-        for_each_chunk(prepare_chunk, len(stack))
+        for_each_chunk(prepare_chunk, len(stack), doing="preparing images")
         return torch.from_numpy(prepared)

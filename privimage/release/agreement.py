@@ -34,6 +34,7 @@ from privimage.release.statement import statement_markdown
 from privimage.run_folder import manifest
 from privimage.run_folder.budget import CHARGED
 from privimage.run_folder.checkpoint import weights_are_insecure
+from privimage.run_folder.public_weights import MODEL
 from privimage.settings.config import load_config
 
 TOLERANCE = 1e-6  # relative: releases of the accounting libraries differ in the last digits
@@ -176,6 +177,7 @@ def the_card_is_the_statements(papers: Papers) -> str:
         f"{statement['public_size']:,} images (the published size)",
         f"keyed hash `{statement['data_id']}`",
         f"{statement['target']['accountant'].upper()} accounting",
+        *_weights_named(statement),
     ):
         if line not in card and not (statement["insecure"] and "accounting" in line):
             faults.append(f"{CARD} does not say {line!r}")
@@ -264,8 +266,20 @@ def the_record_is_the_accounts(papers: Papers) -> str:
         "accountant": terms["accountant"],
     }
     faults = _differences(record["privacy"], wanted, "the record's")
-    refuse([*faults, *_differences(record, {"insecure": terms["insecure"]}, "the record's")])
+    faults += _differences(record, {"insecure": terms["insecure"]}, "the record's")
+    if papers.has(STATEMENT) and record.get("start_from") != papers.statement.get("start_from"):
+        faults.append("the record and the statement name other public weights")
+    refuse(faults)
     return "the same figures"
+
+
+def _weights_named(statement: dict[str, Any]) -> list[str]:
+    """What the card says of the public weights that the run started from, if there are any."""
+    if "start_from" not in statement:
+        return []
+    weights = statement["start_from"]
+    hashes = weights["public"]["sha256"], weights["files"][MODEL]
+    return [f"`{digest}`" for digest in hashes]
 
 
 def _reserved(papers: Papers) -> Iterable[tuple[str, Any]]:

@@ -73,6 +73,7 @@ def make_record(run: Run, measured: dict[str, dict[str, float]]) -> dict[str, An
         "timings_seconds": {stage: found["seconds"] for stage, found in measured.items()},
         **_peaks(measured),
         "taken_over": run.donor.entry if run.donor else None,
+        **({"start_from": run.start_from.identity} if run.start_from else {}),
         "stopped_early": config.stage_seconds is not None,
         "environment": describe_environment(run.device) | {"precision": run.compute.precision},
     }
@@ -126,6 +127,7 @@ def circumstances(run: Run) -> Circumstances:
         evaluated_on_real_images=evaluated,
         compared_with_real_training=evaluated and config.evaluation.real_ceiling,
         taken_over=run.donor.entry if run.donor else None,
+        start_from=run.start_from.identity if run.start_from else None,
     )
 
 

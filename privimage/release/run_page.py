@@ -2,7 +2,7 @@
 nobody for anything.
 
 The page holds only what the privacy statement lists as published, so it may go with it; whoever has
-no more than the published files makes the same page. With `kept_back` it tells what stays with the
+no more than the published files makes the same page. With `for_owner` it tells what stays with the
 owner, too: times, memory, machine and settings. Then it says so, and lies in `private/` of the run.
 All files are read as a stranger's: each text is escaped, and the page forbids all but its own few
 lines of script.
@@ -43,30 +43,30 @@ MARK = b"<!doctype html>\n<!-- privimage show -->"  # how a page of ours begins
 MOST_LABELS, MOST_CHOSEN = 200, 50  # of a stranger's selection
 
 
-def write_page(folder: Path, out: Path | None = None, *, kept_back: bool = False) -> Path:
+def write_run_page(folder: Path, out: Path | None = None, *, for_owner: bool = False) -> Path:
     """Write the page of a finished run, or of what was published of one, and return its place.
 
-    That is `page.html` in the folder, or in its `private/` with `kept_back`, where no hash covers
+    That is `page.html` in the folder, or in its `private/` with `for_owner`, where no hash covers
     it. An earlier page is replaced. RunFolderError for a folder without a finished run, and for a
     file at `out` that is no such page; ConfigError for any other place in the folder;
     DataInvalidError for documents that no run wrote.
     """
-    _refuse_unfinished(folder, kept_back=kept_back)
-    place = _place(folder, out, kept_back=kept_back)
-    page = page_of(folder, kept_back=kept_back).encode()
-    if kept_back and out is None:
+    _refuse_unfinished(folder, for_owner=for_owner)
+    place = _place(folder, out, for_owner=for_owner)
+    page = page_of(folder, for_owner=for_owner).encode()
+    if for_owner and out is None:
         private_folder(folder)
-    write_durably(place, page, mode=0o600 if kept_back else 0o644)
+    write_durably(place, page, mode=0o600 if for_owner else 0o644)
     return place
 
 
-def page_of(folder: Path, *, kept_back: bool = False) -> str:
+def page_of(folder: Path, *, for_owner: bool = False) -> str:
     """The page as HTML; the same run gives the same bytes."""
     checks, papers = verify_run(folder), Papers(folder)
     templates = html_templates(TEMPLATES)
     try:
-        about = _published(papers, kept_back=kept_back)
-        about |= _kept_back(papers) if kept_back else {"costs": None}
+        about = _published(papers, for_owner=for_owner)
+        about |= _kept_back(papers) if for_owner else {"costs": None}
         # a run that admits its seed is what it says, and has a warning of its own
         broken = [c.what for c in checks if c.answer == "FAILED" and c.what != NOISE_CHECK]
         style = templates.get_template("run_page.css.j2").render(about)
@@ -93,23 +93,23 @@ def page_of(folder: Path, *, kept_back: bool = False) -> str:
     return page
 
 
-def _refuse_unfinished(folder: Path, *, kept_back: bool) -> None:
+def _refuse_unfinished(folder: Path, *, for_owner: bool) -> None:
     is_run, is_done = (folder / "stages").is_dir(), (folder / "record.json").is_file()
     if not (folder / STATEMENT).is_file() or (is_run and not is_done):
         raise RunFolderError(
             f"{folder} holds no finished run; give the folder of one, or of what was published of "
             "one, or repeat the command that makes it"
         )
-    if kept_back and not (is_run and is_done):
+    if for_owner and not (is_run and is_done):
         raise RunFolderError(
-            f"{folder} has only what was published of a run; leave out --kept-back, or give the "
+            f"{folder} has only what was published of a run; leave out --private, or give the "
             "run folder itself"
         )
 
 
-def _place(folder: Path, out: Path | None, *, kept_back: bool) -> Path:
+def _place(folder: Path, out: Path | None, *, for_owner: bool) -> Path:
     """Where the page goes; an error, before any work, if something else would be lost there."""
-    own = inside(folder, f"private/{PAGE}" if kept_back else PAGE)
+    own = inside(folder, f"private/{PAGE}" if for_owner else PAGE)
     place = own if out is None else out
     if place.is_dir():
         raise ConfigError(f"{place} is a folder; name a file in it")
@@ -131,7 +131,7 @@ def _is_page(path: Path) -> bool:
         return False
 
 
-def _published(papers: Papers, *, kept_back: bool) -> dict[str, Any]:
+def _published(papers: Papers, *, for_owner: bool) -> dict[str, Any]:
     """What every page shows. A file is opened only if the statement lists it as published: where
     a run ended, and so its curves, may have to stay with its owner.
     """
@@ -146,7 +146,7 @@ def _published(papers: Papers, *, kept_back: bool) -> dict[str, Any]:
     drawn = load_images(archive) if (archive := path("images.npz")) else None
     weights = path("model.safetensors")
     about = (about_weights(weights)[0] if weights else None) or {}
-    stats = papers.folder / "stats.jsonl" if kept_back else path("stats.jsonl")
+    stats = papers.folder / "stats.jsonl" if for_owner else path("stats.jsonl")
     pictures = {name: path(f"query/{name}.png") for name in ("chosen_classes", "sketches")}
     sums = inside(papers.folder, CHECKSUMS)
     return {

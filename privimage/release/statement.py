@@ -102,6 +102,7 @@ class Circumstances:
     evaluated_on_real_images: bool
     compared_with_real_training: bool
     taken_over: str | None = None  # the entry, if stages come from another run
+    start_from: Mapping[str, Any] | None = None  # what names the public weights, if there are any
 
 
 def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, Any]:
@@ -140,11 +141,13 @@ def privacy_statement(ledger: PrivacyLedger, about: Circumstances) -> dict[str, 
         "data_id": record["data_id"],
         "code": dict(about.code),
         "taken_over": about.taken_over,
+        **({"start_from": dict(about.start_from)} if about.start_from else {}),
         "not_covered": [*_not_covered(about), *[ENDED_EARLY] * ended_early],
         "notes": [
             MONITORING,
             NOISY_FREQUENCIES if MOMENTS in ledger.reserved else LABEL_FREQUENCIES,
             *_taken_over(about.taken_over),
+            *_start_from(about.start_from),
         ],
     }
 
@@ -212,6 +215,19 @@ def _not_covered(about: Circumstances) -> list[str]:
     scores = [REAL_EVALUATION] * about.evaluated_on_real_images
     ceiling = [REAL_CEILING] * about.compared_with_real_training
     return [public, *NOT_COVERED, *scores, *ceiling]
+
+
+def _start_from(weights: Mapping[str, Any] | None) -> list[str]:
+    if weights is None:
+        return []
+    public, files = weights["public"], weights["files"]
+    hashes = ", ".join(f"`{name}` `{files[name]}`" for name in sorted(files))
+    return [
+        "The training began from public weights. Nothing is charged for them, because their "
+        f"manifests say that they were trained on the public set `{public['name']}` alone, whose "
+        f"images have the SHA-256 `{public['sha256']}`; nothing here covers a sensitive image that "
+        f"was used for them all the same. Their files have the SHA-256 {hashes}."
+    ]
 
 
 def _taken_over(entry: str | None) -> list[str]:

@@ -24,6 +24,7 @@ from privimage.release.export import fault_of_export
 from privimage.release.papers import LEDGER, STATEMENT, Broken, NotHere, Papers, refuse
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import is_undamaged
+from privimage.run_folder.public_weights import START_FROM
 
 logger = logging.getLogger(__name__)
 NOISE_CHECK = "the noise was secure"
@@ -109,6 +110,7 @@ def stages_rest_on_one_another(papers: Papers) -> str:
         is_here = manifest.read(papers.folder, earlier) is not None
         if name in inputs and is_here and inputs[name] != manifest.results(papers.folder, earlier):
             faults.append(f"{stage} did not begin from what {earlier} left")
+    faults += _other_weights(papers)
     inputs = (manifest.read(papers.folder, "finetune") or {"inputs": {}})["inputs"]
     events = {event["name"]: event for event in papers.account.to_dict()["events"]}
     began = inputs.get("mechanism", {})
@@ -122,6 +124,26 @@ def stages_rest_on_one_another(papers: Papers) -> str:
             faults.append(f"the training began with another {key} than was accounted")
     refuse(faults)
     return ""
+
+
+def _other_weights(papers: Papers) -> list[str]:
+    """Where a run started from public weights: do its stages and its statement name the same ones,
+    and is the query network theirs?
+    """
+    told = papers.statement.get(START_FROM) if papers.has(STATEMENT) else None
+    faults = []
+    for stage in ("query_network", "pretrain"):
+        found = manifest.read(papers.folder, stage)
+        # a donor's pre-training is told of in its own statement
+        if found is None or (stage == "pretrain" and manifest.TAKEN_OVER in found["inputs"]):
+            continue
+        named = found["inputs"].get(START_FROM)
+        if papers.has(STATEMENT) and named != told:
+            faults.append(f"{stage} began from other public weights than the statement says")
+        left = manifest.results(papers.folder, stage)
+        if stage == "query_network" and named and not left.items() <= named["files"].items():
+            faults.append("the query network is not that of the public weights")
+    return faults
 
 
 def published_files_are_unchanged(papers: Papers) -> str:

@@ -121,19 +121,7 @@ class Donor:
         is written: a file that changed on the way is refused, and its place stays as it was.
         """
         self._check_stage(stage)
-        needed = self.needed(stage)
-        for name, digest in needed.items():
-            seen = hashlib.sha256()
-            with (
-                open_plain(inside(self.home(stage), name)) as source,
-                replaced_durably(inside(folder, name)) as target,
-            ):
-                while block := source.read(BLOCK_BYTES):
-                    seen.update(block)
-                    target.write(block)
-                if seen.hexdigest() != digest:
-                    raise _changed(source.name, stage)
-        return list(needed)
+        return copy_stage(self.home(stage), stage, self.needed(stage), folder)
 
     def take_over_ledger(self, folder: Path) -> str:
         """Copy the donor's ledger, or find it here already; returns its name of the images.
@@ -157,28 +145,50 @@ class Donor:
             return True
 
     def _check_stage(self, stage: str) -> None:
-        home = self.home(stage)
-        inside(home, f"stages/{stage}.json")
-        found = manifest.read(home, stage)
-        if found is None and manifest.exists(home, stage):
-            raise DataInvalidError(
-                f"{home / 'stages' / stage}.json is not a manifest of {stage}: one names the files "
-                f"{', '.join(manifest.PRODUCTS[stage])} and no others, each with its SHA-256; do "
-                "not trust this folder, or copy it again"
-            )
-        if found is None or found["state"] != "done":
-            raise DataMissingError(
-                f"{home} has no finished stage {stage}; give a run folder for --from {self.entry}"
-            )
-        for name, digest in self.needed(stage).items():
-            path = inside(home, name)
-            if not path.exists():
-                raise DataMissingError(f"{path} of stage {stage} is missing; copy it as well")
-            if file_sha256(path) != digest:
-                raise _changed(path, stage)
+        remedy = f"give a run folder for --from {self.entry}"
+        check_stage(self.home(stage), stage, self.needed(stage), remedy=remedy)
 
 
-def _changed(path: Any, stage: str) -> DataInvalidError:
+def check_stage(home: Path, stage: str, needed: dict[str, str], *, remedy: str) -> None:
+    """Is the stage done in `home`, and are its files there with the hashes that its manifest says?
+    DataInvalidError or DataMissingError if not.
+    """
+    inside(home, f"stages/{stage}.json")
+    found = manifest.read(home, stage)
+    if found is None and manifest.exists(home, stage):
+        raise DataInvalidError(
+            f"{home / 'stages' / stage}.json is not a manifest of {stage}: one names the files "
+            f"{', '.join(manifest.PRODUCTS[stage])} and no others, each with its SHA-256; do "
+            "not trust this folder, or copy it again"
+        )
+    if found is None or found["state"] != "done":
+        raise DataMissingError(f"{home} has no finished stage {stage}; {remedy}")
+    for name, digest in needed.items():
+        path = inside(home, name)
+        if not path.exists():
+            raise DataMissingError(f"{path} of stage {stage} is missing; copy it as well")
+        if file_sha256(path) != digest:
+            raise changed(path, stage)
+
+
+def copy_stage(home: Path, stage: str, needed: dict[str, str], folder: Path) -> list[str]:
+    """Copy the files of a stage into `folder`; what has another hash is not written."""
+    for name, digest in needed.items():
+        seen = hashlib.sha256()
+        with (
+            open_plain(inside(home, name)) as source,
+            replaced_durably(inside(folder, name)) as target,
+        ):
+            while block := source.read(BLOCK_BYTES):
+                seen.update(block)
+                target.write(block)
+            if seen.hexdigest() != digest:
+                raise changed(source.name, stage)
+    return list(needed)
+
+
+def changed(path: Any, stage: str) -> DataInvalidError:
+    """The error about a file that is not the one that a stage left."""
     return DataInvalidError(
         f"{path} is not the file that stage {stage} left: its SHA-256 differs from the "
         "manifest's; copy it again"

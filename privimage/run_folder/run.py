@@ -31,6 +31,7 @@ from privimage.privacy.rng import RandomSource
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import NOT_KEPT, TIME_SHARE, Checkpoint, load_weights
 from privimage.run_folder.donor import Donor
+from privimage.run_folder.public_weights import PublicWeights
 from privimage.run_folder.runlog import Observer, Progress, after, silent, unobserved
 from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import RunConfig
@@ -75,6 +76,7 @@ class Run:
     # keyed like data_id: a plain hash would confirm a guess of the images
     real_test_id: str | None = None
     donor: Donor | None = None  # where the first stages are taken from
+    start_from: PublicWeights | None = None  # the leader's, as the donor
     world: World = ALONE  # only the leader reads and writes the folders
     on_release: Observer = unobserved  # of the steps of DP-SGD
     inception_weights: Path | None = None  # without them FID is not measured
@@ -90,10 +92,15 @@ class Run:
 
     def inputs(self, stage: "Stage") -> dict[str, Any]:
         """What the stage depends on; a rehearsal's results are never taken for others."""
-        if self.donor is not None and self.donor.gives(stage.name):
-            return self.donor.inputs(stage.name)
+        if (giver := self.giver_of(stage.name)) is not None:
+            return giver.inputs(stage.name)
         limit = self.config.stage_seconds
         return stage.inputs(self) | ({} if limit is None else {"stage_seconds": limit})
+
+    def giver_of(self, stage: str) -> Donor | PublicWeights | None:
+        """Where the stage is taken over from; None if it is done here."""
+        givers = (giver for giver in (self.donor, self.start_from) if giver is not None)
+        return next((giver for giver in givers if giver.gives(stage)), None)
 
     def checkpoint(
         self, name: str, *, of: str, shared: bool = False, time_share: float = TIME_SHARE
@@ -173,10 +180,10 @@ def checkpoint_folder(folder: Path, stage: str) -> Path:
     return folder / "checkpoints" / stage
 
 
-def public_set(run: Run) -> dict[str, str]:
+def public_set(config: RunConfig, sets: ImageSets) -> dict[str, str]:
     """What names the public images: their set, but not the place of a folder, and their content."""
-    name = run.config.data.public.partition(":")[0]
-    return {"name": name, "sha256": run.sets.public_fingerprint}
+    name = config.data.public.partition(":")[0]
+    return {"name": name, "sha256": sets.public_fingerprint}
 
 
 def plain(section: Any) -> dict[str, Any]:

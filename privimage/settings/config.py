@@ -219,16 +219,12 @@ class RunConfig:
     hours: Positive | None = None  # that the numbers were chosen to fill
 
     def problems(self) -> Iterator[str]:
-        factor = 2 ** (len(self.network.channel_multipliers) - 1)
-        if self.data.image_size % factor:
-            yield (
-                f"data.image_size is {self.data.image_size}, but a network of "
-                f"{len(self.network.channel_multipliers)} levels needs a multiple of {factor}"
-            )
+        for problem in size_problems(self.network, self.data.image_size):
+            yield f"data.{problem}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as `config.yaml` stores them."""
-        return _plain(dataclasses.asdict(self))
+        return plain_values(self)
 
 
 def load_config(
@@ -237,12 +233,38 @@ def load_config(
     """Read a YAML file or a mapping; `overrides` has dotted paths. Raises one ConfigError for
     all faults.
     """
+    where, values = settings_from(source, overrides or {})
+    return validated(RunConfig, values, where=where)
+
+
+def settings_from(
+    source: Path | dict[str, Any], overrides: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """What the settings are called in messages, and their values with the overrides on top, not
+    checked yet.
+    """
     where, values = "settings", source
     if isinstance(source, Path):
         where, values = str(source), read_yaml(source)
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected a mapping of settings, got {type(values).__name__}")
-    return validated(RunConfig, _with_overrides(values, overrides or {}), where=where)
+    return where, _with_overrides(values, overrides)
+
+
+def size_problems(network: NetworkConfig, image_size: int) -> Iterator[str]:
+    """Each level but the last halves the images."""
+    num_levels = len(network.channel_multipliers)
+    factor = 2 ** (num_levels - 1)
+    if image_size % factor:
+        yield (
+            f"image_size is {image_size}, but a network of {num_levels} levels needs a multiple "
+            f"of {factor}"
+        )
+
+
+def plain_values(settings: Any) -> dict[str, Any]:
+    """A dataclass of settings in plain values, as YAML stores them."""
+    return _plain(dataclasses.asdict(settings))
 
 
 def _with_overrides(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

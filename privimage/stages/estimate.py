@@ -66,9 +66,10 @@ class Numbers:
     num_public: int
     num_public_classes: int
     num_test: int = 0  # real images that the results are compared with
+    has_query_network: bool = False  # one is there already, in public weights
 
     @classmethod
-    def of(cls, sets: ImageSets) -> "Numbers":
+    def of(cls, sets: ImageSets, *, has_query_network: bool = False) -> "Numbers":
         """Those of loaded sets."""
         return cls(
             num_channels=sets.sensitive.num_channels,
@@ -77,6 +78,7 @@ class Numbers:
             num_public=len(sets.public),
             num_public_classes=sets.public.num_classes,
             num_test=len(sets.real_test) if sets.real_test else 0,
+            has_query_network=has_query_network,
         )
 
 
@@ -140,6 +142,8 @@ def estimate(
         "generate": lambda: _generate(denoiser, config),
         "evaluate": lambda: _evaluate(network, config, facts),
     }
+    if facts.has_query_network:
+        del works["query_network"]
     if strategy != "semantic":
         del works["query"]
     if strategy == "none":

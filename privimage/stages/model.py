@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from privimage.data.image_set import ImageSet
 from privimage.diffusion.build import new_denoiser, unet_config
 from privimage.diffusion.denoiser import Denoiser
 from privimage.diffusion.loss import denoising_loss
@@ -20,9 +21,11 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.release.released_model import about_model
 from privimage.run_folder import manifest
 from privimage.run_folder.checkpoint import PAID_TIME_SHARE, save_weights
+from privimage.run_folder.public_weights import START_FROM
 from privimage.run_folder.run import Run, plain
 from privimage.semantics.selection import public_subset, unlabelled
 from privimage.stages.semantic import read_selection, rests_on_insecure_query
+from privimage.stages.starting_weights import starting_denoiser
 from privimage.training.finetune import finetune, made_up_examples
 from privimage.training.pretrain import pretrain
 
@@ -35,6 +38,7 @@ def pretrain_inputs(run: Run) -> dict[str, Any]:
         "conditional": run.config.data.conditional,
         **largest_noise(run),
         "seed": run.config.seed,
+        **({START_FROM: run.start_from.identity} if run.start_from else {}),
     }
 
 
@@ -45,33 +49,38 @@ def largest_noise(run: Run) -> dict[str, float]:
 
 
 def pretrain_model(run: Run) -> list[str]:
-    """Train on the public subset; without pre-training the initial weights are the result."""
-    denoiser = new_denoiser(run.config, run.sets.sensitive).to(run.device)
-    strategy = run.config.selection.strategy
-    averaged: dict[str, Tensor] = denoiser.state_dict()
-    if strategy != "none":
-        if strategy == "all":  # the whole public set, without labels
-            subset = unlabelled(run.sets.public, run.sets.sensitive.class_names)
-        else:
-            names = run.sets.sensitive.class_names
-            selection = run.world.broadcast(read_selection(run) if run.world.is_leader else [])
-            subset = public_subset(run.sets.public, selection, names)
-        ema = pretrain(
-            denoiser,
-            subset,
-            run.config.pretrain,
-            conditional=run.config.data.conditional,
-            seed=run.config.seed,
-            compute=run.compute,
-            context=run.training("pretrain"),
-        )
-        averaged = ema.parameters
+    """Train on the public subset; without pre-training what it would begin with is the result."""
+    strategy, names = run.config.selection.strategy, run.sets.sensitive.class_names
+    subset = None
+    if strategy == "all":  # the whole public set, without labels
+        subset = unlabelled(run.sets.public, names)
+    elif strategy != "none":
+        selection = run.world.broadcast(read_selection(run) if run.world.is_leader else [])
+        subset = public_subset(run.sets.public, selection, names)
+    weights, averaged = train_on(run, subset)
     if not run.world.is_leader:
         return []
     insecure = rests_on_insecure_query(run)
-    save_weights(run.folder / "pretrained.safetensors", denoiser.state_dict(), insecure=insecure)
+    save_weights(run.folder / "pretrained.safetensors", weights, insecure=insecure)
     save_weights(run.folder / "pretrained_ema.safetensors", averaged, insecure=insecure)
     return ["pretrained.safetensors", "pretrained_ema.safetensors"]
+
+
+def train_on(run: Run, subset: ImageSet | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights after pre-training on a subset, and their average; None is no training."""
+    denoiser = starting_denoiser(run)
+    if subset is None:
+        return denoiser.state_dict(), denoiser.state_dict()
+    ema = pretrain(
+        denoiser,
+        subset,
+        run.config.pretrain,
+        conditional=run.config.data.conditional,
+        seed=run.config.seed,
+        compute=run.compute,
+        context=run.training("pretrain"),
+    )
+    return denoiser.state_dict(), ema.parameters
 
 
 def finetune_inputs(run: Run) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def moments_inputs(run: Run) -> dict[str, Any]:
     if run.config.moments is None:
         return {"moments": "not asked"}
     return {
-        "public": public_set(run),
+        "public": public_set(run.config, run.sets),
         "sensitive": run.data_id,
         "labels": list(run.sets.sensitive.class_names),
         "moments": plain(run.config.moments),

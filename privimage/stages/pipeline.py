@@ -50,10 +50,12 @@ from privimage.run_folder.budget import (
 )
 from privimage.run_folder.donor import Donor
 from privimage.run_folder.lock import locked
+from privimage.run_folder.public_weights import PublicWeights, refuse_other_start
 from privimage.run_folder.run import ImageSets, Run, Stage, checkpoint_folder
 from privimage.run_folder.runlog import Observer, Progress, silent, unobserved
 from privimage.settings.config import RunConfig
 from privimage.stages.order import STAGES
+from privimage.stages.starting_weights import check_networks, check_public_set
 from privimage.stages.takeover import check_takeover
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ def run_pipeline(
     world: World = ALONE,
     on_release: Observer = unobserved,
     known_networks: Path | None = None,
+    start_from: PublicWeights | None = None,
 ) -> dict[str, Any]:
     """Run all stages in `folder` and return the record (also in record.json).
 
@@ -79,14 +82,21 @@ def run_pipeline(
     a run to take the first stages from. With several processes this is what the leader of `world`
     calls, and `follow_pipeline` what the others call. `on_release` is shown the noisy gradient of
     every step of DP-SGD, which may be published as the weights may. `known_networks` is a folder of
-    query networks that earlier runs trained on published sets; without it one is trained. Raises a
-    UserError before any work for what a user can put right, and BudgetError if the promise cannot
-    be kept.
+    query networks that earlier runs trained on published sets; without it one is trained.
+    `start_from` are public weights: the query network is theirs, and pre-training begins with their
+    model. Raises a UserError before any work for what a user can put right, and BudgetError if the
+    promise cannot be kept.
     """
     torch.set_num_threads(config.performance.num_threads or usable_cores())
     memory.keep_freed_blocks()
     with opened(
-        config, folder, sets=sets, shared=shared, data_root=data_root, donor=donor
+        config,
+        folder,
+        sets=sets,
+        shared=shared,
+        data_root=data_root,
+        donor=donor,
+        start_from=start_from,
     ) as found:
         sets, plan, ledger, source = found
         if donor is None or not donor.brings_ledger:  # else it is in the donor's ledger, as checked
@@ -108,6 +118,7 @@ def run_pipeline(
             progress=progress,
             real_test_id=real_test_id,
             donor=donor,
+            start_from=start_from,
             world=world,
             on_release=on_release,
             inception_weights=find_inception(data_root or default_data_root()),
@@ -129,15 +140,27 @@ def opened(
     shared: Path | None = None,
     data_root: Path | None = None,
     donor: Donor | None = None,
+    start_from: PublicWeights | None = None,
 ) -> Iterator[tuple[ImageSets, PrivacyPlan, PrivacyLedger, RandomSource]]:
     """The run folder, locked, once everything that can be checked beforehand is right; spends
     nothing.
     """
     if donor is not None:
         donor.check()
+    if start_from is not None and (donor is not None or shared is not None):
+        raise ConfigError(
+            "public weights bring a query network and a beginning of their own; leave out the "
+            "donor and the shared folder, or --start-from"
+        )
     refuse_links(shared or folder)
+    if donor is None:
+        refuse_other_start(folder, start_from)
+    if start_from is not None:
+        check_networks(start_from, config)  # before images are read
     sets = sets or load_image_sets(config, data_root=data_root)
     check_fits(config, sets, needs_public=donor is None)
+    if start_from is not None:
+        check_public_set(start_from, config, sets)
     plan = privacy_plan(config)
     source = random_source(config)
     if donor is not None:
@@ -247,13 +270,18 @@ def load_image_sets(
         loaded = public
         if loaded is None:
             loaded = load(data.public, "train", cache=may_cache(data.public))
-        if not loaded.labels.bincount(minlength=loaded.num_classes).all():
-            raise DataInvalidError(
-                f"{data.public}: a class of the public set holds no images; fill it or remove it"
-            )
+        refuse_empty_classes(loaded, data.public)
         return loaded
 
     return ImageSets(sensitive, real_test, load_public)
+
+
+def refuse_empty_classes(public: ImageSet, name: str) -> None:
+    """DataInvalidError for a public set with a class that the query network cannot learn."""
+    if not public.labels.bincount(minlength=public.num_classes).all():
+        raise DataInvalidError(
+            f"{name}: a class of the public set holds no images; fill it or remove it"
+        )
 
 
 def may_cache(source: str) -> bool:
@@ -298,16 +326,16 @@ def run_stage(run: Run, stage: Stage) -> dict[str, float]:
         return {key: before[key] for key in MEASURED if key in before}
     # a stage that was interrupted goes on from its checkpoints, which serve these inputs only; one
     # that has been charged must not begin again from others, for that would spend twice
-    donor = run.donor if run.donor is not None and run.donor.gives(stage.name) else None
-    is_paid_elsewhere = donor is not None and donor.brings_ledger
+    giver = run.giver_of(stage.name)
+    is_paid_elsewhere = giver is not None and giver.brings_ledger
     if stage.charges and run.ledger.charged(stage.charges) and not is_paid_elsewhere:
         refuse_changed_release(folder, stage.name, inputs)
     manifest.start(folder, stage.name, inputs)
     was_reset = memory.reset_peaks(run.device)
     started = time.monotonic()
-    follow_me(run, work=donor is None)
+    follow_me(run, work=giver is None)
     with memory.explained(stage.name):
-        outputs = take_over(run, stage, donor, folder) if donor else stage.work(run)
+        outputs = take_over(run, stage, giver, folder) if giver else stage.work(run)
     measured: dict[str, float] = {"seconds": round(time.monotonic() - started, 2)}
     measured |= memory.peaks_mib(run.device, was_reset=was_reset)
     # what the results rest on: a ledger that knows of fewer charges is an older copy
@@ -325,11 +353,11 @@ def follow_me(run: Run, *, work: bool) -> None:
     run.world.broadcast_flag(work)
 
 
-def take_over(run: Run, stage: Stage, donor: Donor, folder: Path) -> list[str]:
-    """A stage's files from the donor. The answer to a query is charged here too, before it is
+def take_over(run: Run, stage: Stage, giver: Donor | PublicWeights, folder: Path) -> list[str]:
+    """A stage's files from elsewhere. The answer to a query is charged here too, before it is
     used.
     """
     name = stage.charges
-    if name in run.ledger.reserved and name != DP_SGD and not donor.brings_ledger:
+    if name in run.ledger.reserved and name != DP_SGD and not giver.brings_ledger:
         charge_answer(run.ledger, name)
-    return donor.take_over(stage.name, folder)
+    return giver.take_over(stage.name, folder)

@@ -42,7 +42,7 @@ CLASSES_SHOWN, IMAGES_SHOWN = 8, 6  # of a label, and of each of these
 
 def query_network_inputs(run: Run) -> dict[str, Any]:
     return {
-        "public": public_set(run),
+        "public": public_set(run.config, run.sets),
         "network": plain(run.config.query_network),
         "seed": run.config.seed,
     }
@@ -200,7 +200,7 @@ def selection_inputs(run: Run) -> dict[str, Any]:
         "query": manifest.results(run.folder, "query"),
         "selection": plain(run.config.selection),
         "labels": list(run.sets.sensitive.class_names),
-        "public": public_set(run),
+        "public": public_set(run.config, run.sets),
         "seed": run.config.seed,
     }
 

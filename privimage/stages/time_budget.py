@@ -6,6 +6,7 @@ numbers, whatever the machine is doing then.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -18,6 +19,12 @@ from privimage.errors import ConfigError, UserError
 from privimage.files.plain_files import refuse_links
 from privimage.settings.compute_rule import IMAGES_PER_PARAMETER, NETWORKS, Paces, allotted
 from privimage.settings.config import RunConfig, load_config
+from privimage.settings.public_config import (
+    SECTIONS,
+    PublicConfig,
+    as_run,
+    load_public_config,
+)
 from privimage.stages.estimate import (
     STARTING_SECONDS,
     Numbers,
@@ -78,16 +85,67 @@ def fitted(
     started, plain = time.monotonic(), load_config(values, overrides)
     if only_if_longer and _ends_within(3600 * hours, plain, facts):
         return plain
-    by_hand = any(name.split(".")[0] == "network" for name in overrides)
+    chosen = _chosen(
+        lambda chosen: load_config(values, chosen | overrides),
+        facts,
+        hours=hours,
+        fixed=overrides,
+        started=started,
+    )
+    return load_config(values, chosen | overrides)
+
+
+def fitted_public(
+    values: dict[str, Any],
+    overrides: dict[str, Any],
+    facts: Numbers,
+    *,
+    hours: float,
+    only_if_longer: bool = False,
+) -> PublicConfig:
+    """The same for public weights: what a run would give to DP-SGD goes to the model."""
+    started, plain = time.monotonic(), load_public_config(values, overrides)
+    stages = ("query_network", "pretrain")
+    if only_if_longer:
+        costs = estimate(as_run(plain), facts, only=stages)
+        if total_seconds(costs) <= 3600 * hours:
+            return plain
+
+    def read(chosen: dict[str, Any]) -> PublicConfig:
+        kept = {n: v for n, v in chosen.items() if n.split(".")[0] in (*SECTIONS, "hours")}
+        return load_public_config(values, kept | overrides)
+
+    chosen = _chosen(
+        lambda chosen: as_run(read(chosen)),
+        facts,
+        hours=hours,
+        fixed=overrides,
+        started=started,
+        stages=stages,
+    )
+    return read(chosen)
+
+
+def _chosen(
+    read: Callable[[dict[str, Any]], RunConfig],
+    facts: Numbers,
+    *,
+    hours: float,
+    fixed: dict[str, Any],
+    started: float,
+    stages: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
+    """Network and numbers for the given time; `read` makes settings of them, with what is `fixed`
+    by hand on top. Of the named stages alone, if any are.
+    """
+    by_hand = any(name.split(".")[0] == "network" for name in fixed)
     networks = [dict[str, Any]()] if by_hand else NETWORKS
     for network in networks:
         chosen = network | {"hours": hours}
-        config = load_config(values, chosen | overrides)
-        if network is networks[-1] or _is_shown_enough(config, facts, 3600 * hours):
+        if network is networks[-1] or _is_shown_enough(read(chosen), facts, 3600 * hours):
             break
     for _ in range(2):  # at the numbers that were chosen the paces are a little different
-        config = load_config(values, chosen | overrides)
-        paces = _paces(config, facts, fixed=overrides)
+        paces = _paces(read(chosen), facts, fixed=fixed, stages=stages)
         measuring = time.monotonic() - started
         chosen |= allotted(
             3600 * hours - measuring,
@@ -95,28 +153,34 @@ def fitted(
             public_size=facts.public_size,
             num_labels=facts.num_labels,
         )
-    return load_config(values, chosen | overrides)
+    return chosen
 
 
 def chosen_before(
-    folder: Path, overrides: dict[str, Any], *, hours: float | None
+    folder: Path,
+    overrides: dict[str, Any],
+    *,
+    hours: float | None,
+    read: Callable[[Path], RunConfig | PublicConfig] = load_config,
 ) -> dict[str, Any] | None:
     """The numbers that the run in `folder` was begun with, if they were chosen for this time, or
     for any if none is asked for; none for a run that chose none, None where nothing was begun.
+    `read` is `load_public_config` for public weights.
     ConfigError for hours among the overrides: a run would say that it was fitted, and be not.
     """
     if "hours" in overrides:
         raise ConfigError("hours is no setting by itself; give --hours (in Python: hours=)")
     refuse_links(folder)  # a pipe would be waited for
     try:
-        config = load_config(folder / "config.yaml")
+        config = read(folder / "config.yaml")
     except (OSError, UserError):  # there is none, or the run itself will say what is wrong
         return None
     if hours not in (None, config.hours):
         return None
     if config.hours is None:
         return {}
-    chosen = {name: reduce(getattr, name.split("."), config) for name in CHOSEN}
+    names = [name for name in CHOSEN if hasattr(config, name.split(".")[0])]
+    chosen = {name: reduce(getattr, name.split("."), config) for name in names}
     return chosen | {"hours": config.hours}
 
 
@@ -135,17 +199,23 @@ def _is_shown_enough(config: RunConfig, facts: Numbers, seconds: float) -> bool:
     return needed * cost.seconds / config.pretrain.num_images <= seconds / 2
 
 
-def _paces(config: RunConfig, facts: Numbers, *, fixed: dict[str, Any]) -> Paces:
-    costs = {stage: cost.seconds for stage, cost in estimate(config, facts).items()}
+def _paces(
+    config: RunConfig, facts: Numbers, *, fixed: dict[str, Any], stages: tuple[str, ...] | None
+) -> Paces:
+    costs = {s: cost.seconds for s, cost in estimate(config, facts, only=stages).items()}
     privacy = config.privacy
     clipped = privacy.num_steps * privacy.sampling_rate * facts.public_size
     synthetic = costs.get("generate", 0.0) + costs.get("evaluate", 0.0)
     pretrain = costs.get("pretrain", 0.0)
     units = {  # seconds in all, of how many, and the settings that say how many
-        "epoch": (costs["query_network"], config.query_network.epochs, {"query_network.epochs"}),
+        "epoch": (
+            costs.get("query_network", 0.0),
+            config.query_network.epochs,
+            {"query_network.epochs"},
+        ),
         "shown_image": (pretrain, config.pretrain.num_images, {"pretrain.num_images"}),
         "clipped_image": (
-            costs["finetune"],
+            costs.get("finetune", 0.0),
             clipped,
             {"privacy.num_steps", "privacy.sampling_rate"},
         ),

@@ -17,6 +17,7 @@ from artifact.judging.expected import load_expected
 from artifact.machine.gpu import GpuSurvey
 from artifact.machine.torch_build import TorchBuild
 from privimage.errors import DataMissingError
+from privimage.gradients.engine import Engine
 from privimage.stages import estimate
 
 TORCH = TorchBuild(version="2.9.0")
@@ -66,7 +67,10 @@ def test_run_expect_compare_and_report_work_together(artifact, pipeline, toy):
     assert code == 0
     assert "seeds 1, 2" in out
     code, out, _ = artifact("report")
-    assert (code, out.splitlines()) == (0, ["runs/report.html", "runs/report.md"])
+    assert (code, out.splitlines()) == (
+        0,
+        ["runs/report.html", "runs/report.md", "runs/committee.html"],
+    )
     assert "prediction interval" in artifact("show", "toy")[1]
 
 
@@ -194,6 +198,8 @@ def test_a_dry_run_prints_settings_ledger_and_time_and_writes_nothing(
     artifact, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(estimate, "SECONDS", 0.05)
+    monkeypatch.setattr(estimate, "usable_cores", lambda: 1)
+    monkeypatch.setattr(estimate, "choose_engine", lambda *args, **named: Engine("loop"))
     code, out, _ = artifact("run", "toy", "--dry-run")
     assert code == 0
     assert "noise_multiplicity: 4" in out
@@ -269,13 +275,16 @@ def test_what_was_typed_is_shown_as_text(artifact, pipeline, arguments, code):
 def test_a_claim_of_a_stranger_is_shown_as_text(artifact, toy, toy_document, pipeline, monkeypatch):
     toy_document["title"] = toy_document["statement"] = HOSTILE
     toy_document["settings"]["smoke"]["compute_minutes"]["hardware"] = HOSTILE
-    arms = toy_document["settings"]["smoke"]["arms"]
-    arms[HOSTILE] = arms["plain"]
     path = Path(os.environ["PRIVIMAGE_CLAIMS"]) / "toy" / "claim.yaml"
+    arms = toy_document["settings"]["smoke"]["arms"]
+    commands = (("list",), ("show", "toy"), ("run", "toy", "--dry-run"))
     path.write_text(yaml.safe_dump(toy_document))
-    for command, code in ((("list",), 0), (("show", "toy"), 0), (("run", "toy", "--dry-run"), 2)):
-        found, out, err = artifact(*command)
-        assert found == code  # that is no name of a run
+    shown = [artifact(*command) for command in commands[:2]]
+    arms[HOSTILE] = arms["plain"]  # that can name no folder
+    path.write_text(yaml.safe_dump(toy_document))
+    refused = [artifact(*command) for command in commands]
+    assert [code for code, _, _ in shown + refused] == [0, 0, 2, 2, 2]
+    for command, (_, out, err) in zip(commands[:2] + commands, shown + refused, strict=True):
         assert SHOWN in "".join((out + err).split("\n")) or command == ("list",)
         assert all(line.isprintable() for line in (out + err).splitlines())
 

@@ -93,7 +93,7 @@ def test_a_stopped_command_leaves_nothing_and_says_so(monkeypatch, folder, tmp_p
 def test_a_page_is_written_and_said_where(monkeypatch, folder, tmp_path, capsys):
     assert command(monkeypatch, "show", folder) == 0
     assert capsys.readouterr().out == f"{folder / 'page.html'}: open it in a browser\n"
-    assert command(monkeypatch, "show", folder, "--kept-back") == 0
+    assert command(monkeypatch, "show", folder, "--private") == 0
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("not for publication")
     assert last == f"{folder / 'private/page.html'}: open it in a browser"

@@ -17,6 +17,7 @@ main() {
   prepare
   check "it builds" builds
   [ "$failed" -eq 0 ] || { cat "$out/log"; exit 1; }
+  check "an index of CPU files that is not reached ends the build in one sentence" cpu_index_refused
   check "its labels say what it is and of which commit" labelled
   check "without a command it prints the four commands to a first result" prints_first_steps
   check "doctor finds a machine without a GPU fit, and exits with 0" doctor_without_gpu
@@ -104,6 +105,12 @@ builds() {
   # shellcheck disable=SC2086  # several flags
   docker build ${DOCKER_BUILD_FLAGS:-} --build-arg REVISION=a-commit --tag "$image" .
   echo $((SECONDS - started)) >"$out/build_seconds"
+}
+
+cpu_index_refused() { # the builder shows the command as well, in which the sentence stands in quotes
+  # shellcheck disable=SC2086
+  exits_with 1 docker build ${DOCKER_BUILD_FLAGS:-} --build-arg CPU_INDEX=https://cpu-index.invalid .
+  grep -qE "(^|[0-9] )error: CPU_INDEX is not reached" "$said" || fault "it does not say that it is not reached"
 }
 
 labelled() {

@@ -2,7 +2,8 @@
 
 import pytest
 
-from privimage.data.parallel import for_each_chunk
+from privimage.data import parallel
+from privimage.data.parallel import for_each_chunk, watched
 
 
 @pytest.mark.parametrize("number", [0, 1, 64, 65, 1000])
@@ -37,3 +38,17 @@ def test_at_most_two_chunks_a_thread_are_begun_before_a_fault_is_seen():
     with pytest.raises(ValueError, match="at once"):
         for_each_chunk(work, 1_000_000, num_threads=2)
     assert len(begun) <= 4
+
+
+def test_who_watches_is_told_of_much_work_and_of_nothing_else():
+    told = []
+    with watched(lambda *what: told.append(what)):
+        for_each_chunk(lambda indices: None, parallel.MANY - 1, doing="reading images")
+        for_each_chunk(lambda indices: None, parallel.MANY + 1)
+        assert told == []
+        for_each_chunk(lambda indices: None, parallel.MANY + 1, doing="reading images")
+    for_each_chunk(lambda indices: None, parallel.MANY, doing="reading images")
+    number = parallel.MANY + 1
+    dones = [done for _, done, _ in told]
+    assert {(what, total) for what, _, total in told} == {("reading images", number)}
+    assert dones == [*range(64, number, 64), number]

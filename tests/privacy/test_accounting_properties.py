@@ -126,7 +126,7 @@ def test_rdp_and_pld_agree_with_independent_accountants(point, query):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("point", "query"), zip(LARGE_GRID, itertools.cycle(QUERIES)))
+@pytest.mark.parametrize(("point", "query"), list(zip(LARGE_GRID, itertools.cycle(QUERIES))))
 def test_rdp_and_pld_agree_with_independent_accountants_everywhere(point, query):
     multiplier, rate, steps = point
     mechanisms = composed(multiplier, rate, steps, query)

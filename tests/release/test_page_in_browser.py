@@ -35,7 +35,7 @@ FRAME = """<script>onmessage = event => (document.title = event.data)</script>
 
 @pytest.fixture(scope="module")
 def page(finished_with_moments):
-    return page_of(finished_with_moments, kept_back=True)
+    return page_of(finished_with_moments, for_owner=True)
 
 
 def chromium(folder, *options):

@@ -17,7 +17,7 @@ from PIL import Image
 from privimage.errors import ConfigError, DataInvalidError, RunFolderError
 from privimage.release.checksums import CHECKSUMS, read_checksums, write_checksums
 from privimage.release.image_files import load_images, save_images
-from privimage.release.run_page import PAGE, page_of, write_page
+from privimage.release.run_page import PAGE, page_of, write_run_page
 from privimage.release.verify import verify_run
 
 HOSTILE = '</h3><script>alert(1)</script><img src="http://j/x" onerror=alert(2)>\x1b[2J\u202e" z="'
@@ -175,7 +175,7 @@ def test_nothing_that_is_kept_back_is_on_the_page(run):
     record = json.loads((run / "record.json").read_text())
     record["environment"]["device_name"] = "a machine of the owner"
     (run / "record.json").write_text(json.dumps(record))
-    public, own = page_of(run), page_of(run, kept_back=True)
+    public, own = page_of(run), page_of(run, for_owner=True)
     settings = html.escape((run / "config.yaml").read_text(), quote=False)
     for secret in ("a machine of the owner", " MiB<", "evaluate_on: digits", 'id="costs"'):
         assert secret not in public
@@ -192,7 +192,7 @@ def test_curves_of_a_run_that_must_not_tell_its_end_stay_with_the_owner(run):
     edit(run / "privacy_statement.json", lambda d: d["released"].pop("query/answer.json"))
     assert "<svg" not in page_of(run)
     assert "noisy count of votes" not in page_of(run)
-    assert "<svg" in page_of(run, kept_back=True)
+    assert "<svg" in page_of(run, for_owner=True)
 
 
 def test_a_seed_is_a_loud_warning_whichever_file_tells_of_it(run):
@@ -225,18 +225,18 @@ def test_files_that_are_not_here_leave_their_parts_out(published):
 
 
 def test_the_page_disturbs_neither_hashes_nor_checks_and_is_the_same_again(run, published):
-    for folder, kept_back in ((run, False), (run, True), (published, False)):
+    for folder, for_owner in ((run, False), (run, True), (published, False)):
         before = verify_run(folder)
-        place = write_page(folder, kept_back=kept_back)
+        place = write_run_page(folder, for_owner=for_owner)
         content = place.read_bytes()
         assert verify_run(folder) == before
         assert not [check for check in before if check.answer == "FAILED"]
-        assert write_page(folder, kept_back=kept_back).read_bytes() == content
+        assert write_run_page(folder, for_owner=for_owner).read_bytes() == content
     assert (published / PAGE).is_file()
 
 
 def test_what_is_kept_back_lies_in_private_and_is_closed_to_others(run):
-    place = write_page(run, kept_back=True)
+    place = write_run_page(run, for_owner=True)
     assert place == run / "private" / PAGE
     assert stat.S_IMODE(place.stat().st_mode) == 0o600
     assert not (run / PAGE).exists()
@@ -246,34 +246,34 @@ def test_a_file_that_is_no_page_is_not_overwritten(run, tmp_path):
     other = tmp_path / "mine.html"
     other.write_text("<!doctype html>\n<p>mine")
     with pytest.raises(RunFolderError, match="is no page of this command"):
-        write_page(run, other)
+        write_run_page(run, other)
     assert other.read_text() == "<!doctype html>\n<p>mine"
     (run / PAGE).write_text("mine")
     with pytest.raises(RunFolderError, match="is no page of this command"):
-        write_page(run)
-    assert write_page(run, tmp_path / "new/page.html").is_file()
+        write_run_page(run)
+    assert write_run_page(run, tmp_path / "new/page.html").is_file()
 
 
 @pytest.mark.parametrize("name", ["images/000.html", "query/page.html", "model_card.html", "."])
 def test_a_page_among_the_files_of_the_run_is_refused(run, name):
     with pytest.raises(ConfigError, match=r"is a folder|lies among the files"):
-        write_page(run, run / name)
+        write_run_page(run, run / name)
 
 
 def test_a_link_in_the_place_of_the_page_is_not_followed(run, tmp_path):
-    target = write_page(run, tmp_path / "target.html")
+    target = write_run_page(run, tmp_path / "target.html")
     (run / PAGE).symlink_to(target)
     with pytest.raises(DataInvalidError, match="is a link"):
-        write_page(run)
+        write_run_page(run)
 
 
 def test_a_folder_without_a_finished_run_is_an_error(run, published, tmp_path):
     (run / "record.json").unlink()
     for folder in (run, tmp_path / "nowhere", tmp_path):
         with pytest.raises(RunFolderError, match="holds no finished run"):
-            write_page(folder)
-    with pytest.raises(RunFolderError, match="leave out --kept-back"):
-        write_page(published, kept_back=True)
+            write_run_page(folder)
+    with pytest.raises(RunFolderError, match="leave out --private"):
+        write_run_page(published, for_owner=True)
 
 
 @pytest.mark.parametrize(
@@ -288,5 +288,5 @@ def test_a_folder_without_a_finished_run_is_an_error(run, published, tmp_path):
 def test_documents_that_no_run_wrote_are_named_and_nothing_is_left(published, change):
     edit(published / "privacy_statement.json", change)
     with pytest.raises(DataInvalidError):
-        write_page(published)
+        write_run_page(published)
     assert not (published / PAGE).exists()

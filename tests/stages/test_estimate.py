@@ -7,7 +7,8 @@ import pytest
 
 from privimage import cli
 from privimage.commands import planning
-from privimage.settings.config import load_config
+from privimage.settings.config import MomentsConfig, load_config
+from privimage.settings.defaults import least_query_multiplier
 from privimage.stages import estimate as module
 from privimage.stages.estimate import Numbers, Pace, estimate
 from privimage.stages.pipeline import load_image_sets, run_pipeline
@@ -122,3 +123,22 @@ def test_a_plan_needs_no_private_image_and_tells_noise_and_time(monkeypatch, cap
     assert printed.count("noise multiplier") == 2 + 4  # the two mechanisms, and other budgets
     for stage in ("query network", "query", "pretrain", "finetune", "generate", "whole run"):
         assert f"\n  {stage} " in printed
+
+
+def test_other_budgets_come_with_the_queries_noise_that_they_would_have(capsys):
+    data = {"public_size": 1000, "classes": ["a", "b"], "image_size": 8, "color": "grey"}
+    config = load_config(SETTINGS | {"data": SETTINGS["data"] | data})
+    moments = MomentsConfig(noise_multiplier=1.0, num_components=4)
+    config = replace(config, moments=moments)
+    at_one = planning.for_epsilon(config, 1.0, {}, num_public_classes=20)
+    assert at_one.privacy.epsilon == 1.0
+    assert at_one.privacy.query_noise_multiplier == least_query_multiplier(1.0, 1e-4)
+    assert at_one.moments is None  # 500 images of a label are too few for so much noise
+    at_ten = planning.for_epsilon(config, 10.0, {}, num_public_classes=20)
+    assert at_ten.moments is not None
+    # what was set by hand stays
+    by_hand = {"privacy.query_noise_multiplier": 10.0, "moments.noise_multiplier": 1.0}
+    kept = planning.for_epsilon(config, 1.0, by_hand, num_public_classes=20)
+    assert (kept.privacy.query_noise_multiplier, kept.moments) == (10.0, moments)
+    planning.show_other_epsilons(config, {}, num_public_classes=20)
+    assert "cost more" not in capsys.readouterr().out

@@ -195,7 +195,7 @@ def decode_all(
                     raise
                 unreadable[index] = str(error)
 
-    for_each_chunk(decode_chunk, len(members), num_threads=num_threads)
+    for_each_chunk(decode_chunk, len(members), doing="reading images", num_threads=num_threads)
     return torch.from_numpy(images)
 
 

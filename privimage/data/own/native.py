@@ -18,7 +18,7 @@ from privimage.data.own.npz import read_arrays
 from privimage.data.places import PREPARED
 from privimage.data.preparation import Preparation
 from privimage.data.sources import FOLDER_PREFIX, default_data_root, locate
-from privimage.errors import DataInvalidError
+from privimage.errors import ConfigError, DataInvalidError
 
 NATIVE = {
     "digits": Preparation(8, "grey"),
@@ -36,6 +36,11 @@ def native_preparation(
     """What leaves the images of `source` as they are: the short edge, grey only if all are grey."""
     if source in NATIVE:
         return NATIVE[source]
+    if source == "glyphs":
+        raise ConfigError(
+            "glyphs are rendered in the size and colours that are asked for, and have none of "
+            "their own; declare image_size and color"
+        )
     locate(source, "train", data_root=data_root or default_data_root())  # names a mistake
     path = Path(source.removeprefix(FOLDER_PREFIX)).expanduser()
     folder = find_array_folder(path, "train", source=source)

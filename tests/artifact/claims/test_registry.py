@@ -128,6 +128,8 @@ def test_a_recipe_lies_below_the_settings_own_sections(tmp_path, toy_document):
     [
         ({"donors": {"good": "plain"}}, "donors.good: 'plain'; name an arm that stands before it"),
         ({"calculation": "sums"}, "calculation goes without config"),
+        ({"arms": {"good": {}, "../plain": {}}}, "arms: '../plain'; name an arm with letters"),
+        ({"arms": {"good": {}, "..": {}}}, "arms: '..'; name an arm with letters"),
     ],
 )
 def test_settings_that_contradict_themselves_are_refused(tmp_path, toy_document, changes, message):

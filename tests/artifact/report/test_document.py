@@ -68,7 +68,7 @@ def out(toy, tmp_path, record):
 
 
 def reports(out, toy, **options):
-    return [path.read_text() for path in write_report(out, claims={"toy": toy}, **options)]
+    return [path.read_text() for path in write_report(out, claims={"toy": toy}, **options)[:2]]
 
 
 def test_both_reports_show_verdict_expected_obtained_ledger_statement_and_machine(out, toy):
@@ -209,6 +209,7 @@ def test_the_report_of_shipped_records_never_imports_torch(tmp_path):
     assert done.stdout.splitlines() == [
         str(tmp_path / "report.html"),
         str(tmp_path / "report.md"),
+        str(tmp_path / "committee.html"),
         "False",
     ]
 
@@ -235,7 +236,7 @@ def test_several_claims_are_listed_first_with_their_verdicts(out, toy, record):
     folder.mkdir(parents=True)
     run = dataclasses.replace(record(), claim="other")
     write_record(folder / "seed0.json", run)
-    html, markdown = write_report(out, claims={"toy": toy, "other": other})
+    html, markdown, _ = write_report(out, claims={"toy": toy, "other": other})
     assert 'href="#other-smoke"' in html.read_text()
     assert 'id="other-smoke"' in html.read_text()
     assert "| Another | smoke | 1 | INCONCLUSIVE |" in markdown.read_text()

@@ -14,7 +14,7 @@ from privimage.data.own.array_folder import find_array_folder
 from privimage.data.own.native import native_preparation
 from privimage.data.preparation import Preparation
 from privimage.data.sources import load_image_set
-from privimage.errors import DataInvalidError, DataMissingError
+from privimage.errors import ConfigError, DataInvalidError, DataMissingError
 from privimage.machine import memory
 
 
@@ -165,3 +165,8 @@ def test_neither_a_pipe_nor_a_link_that_leads_nowhere_passes_for_an_absent_file(
     (tmp_path / name).symlink_to(tmp_path / "gone")
     with pytest.raises(DataInvalidError, match="cannot be read"):
         load(tmp_path)
+
+
+def test_what_is_rendered_at_any_size_has_none_of_its_own():
+    with pytest.raises(ConfigError, match="declare image_size and color"):
+        native_preparation("glyphs")
