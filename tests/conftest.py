@@ -19,9 +19,13 @@ torch.set_num_threads(1)
 
 from privimage.classifiers import downstream  # noqa: E402
 from privimage.commands import planning, pretraining, synthesize  # noqa: E402  (after the hook, which wraps what is imported)
+from privimage.data.preparation import Preparation  # noqa: E402
+from privimage.data.sources import load_image_set  # noqa: E402
 from privimage.settings.config import load_config  # noqa: E402
+from privimage.settings.public_config import load_public_config  # noqa: E402
 from privimage.stages import known_networks  # noqa: E402
 from privimage.stages.pipeline import run_pipeline  # noqa: E402
+from privimage.stages.public_training import train_public_weights  # noqa: E402
 
 MOMENTS_ASKED = {"moments.noise_multiplier": 3.0, "moments.num_components": 8}
 
@@ -120,6 +124,22 @@ def finished_with_moments(tmp_path_factory, toy_mapping):
     folder = tmp_path_factory.mktemp("with_moments") / "run"
     run_pipeline(load_config(toy_mapping, MOMENTS_ASKED), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def public_settings(toy_mapping):
+    """Settings of public weights for toy runs."""
+    sections = ("query_network", "network", "pretrain", "performance")
+    values = {"public": "glyphs", "image_size": 8, "color": "grey"}
+    return values | {section: toy_mapping[section] for section in sections}
+
+
+@pytest.fixture(scope="session")
+def public_weights(tmp_path_factory, public_settings):
+    """Public weights from which toy runs may start."""
+    folder = tmp_path_factory.mktemp("public") / "weights"
+    glyphs = load_image_set("glyphs", "train", preparation=Preparation(8, "grey"))
+    return train_public_weights(load_public_config(public_settings), glyphs, folder)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from privimage.privacy.dp_sgd import DP_SGD
 from privimage.privacy.ledger import PrivacyLedger
 from privimage.privacy.query import semantic_query
 from privimage.privacy.rng import insecure_source
+from privimage.run_folder.public_weights import open_public_weights
 from privimage.run_folder.training_context import TrainingContext
 from privimage.settings.config import (
     EvaluationConfig,
@@ -266,12 +267,15 @@ def _distance(world: World, num: int, most: int) -> float:
     return metrics["frechet_query_network"]
 
 
-def whole_run(world: World, settings: dict[str, Any], folder: Path) -> Values:
+def whole_run(
+    world: World, settings: dict[str, Any], folder: Path, start_from: Path | None = None
+) -> Values:
     config = load_config(settings)
     if not world.is_leader:
         follow_pipeline(config, folder, world=world)
         return {}
-    return run_pipeline(config, folder, world=world)
+    start = None if start_from is None else open_public_weights(start_from)
+    return run_pipeline(config, folder, world=world, start_from=start)
 
 
 def run_that_stops(

@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from privimage.errors import DataInvalidError
 from privimage.settings.config import load_config
@@ -140,6 +141,16 @@ def test_a_whole_run_has_the_same_ledger_bytes(toy_settings, tmp_path):
     one, two = (record["metrics"] for record in records)
     assert one.keys() == two.keys()
     assert two["frechet_query_network"] == pytest.approx(one["frechet_query_network"], rel=1e-2)
+
+
+def test_all_processes_begin_with_the_public_weights(toy_settings, public_weights, tmp_path):
+    toy_settings["selection"]["strategy"] = "random"  # which no noise can change
+    folders = tmp_path / "1", tmp_path / "2"
+    run_pipeline(load_config(toy_settings), folders[0], start_from=public_weights)
+    in_processes("whole_run", 2, toy_settings, folders[1], public_weights.folder)
+    one, two = (load_file(folder / "pretrained.safetensors") for folder in folders)
+    for name, value in one.items():
+        assert np.abs(two[name] - value).max() <= 1e-4, name
 
 
 def test_other_images_on_another_machine_are_refused(toy_settings, tmp_path):

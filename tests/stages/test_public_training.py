@@ -19,19 +19,16 @@ from privimage.release.verify import verify_run
 from privimage.run_folder.donor import Donor
 from privimage.run_folder.public_weights import MODEL, QUERY_NETWORK, open_public_weights
 from privimage.settings.config import load_config
-from privimage.settings.public_config import load_public_config
+from privimage.settings.public_config import as_run, load_public_config
 from privimage.stages import public_training
 from privimage.stages.pipeline import load_image_sets, run_pipeline
 from privimage.stages.public_training import train_public_weights
 from privimage.stages.starting_weights import begin_with
 
-SHARED = ("query_network", "network", "pretrain", "performance")
-
 
 @pytest.fixture(scope="module")
-def settings(toy_mapping):
-    values = {"public": "glyphs", "image_size": 8, "color": "grey"}
-    return values | {section: toy_mapping[section] for section in SHARED}
+def settings(public_settings):
+    return public_settings
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +37,8 @@ def glyphs():
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory, settings, glyphs):
-    """Public weights of the toy networks."""
-    folder = tmp_path_factory.mktemp("public") / "weights"
-    return train_public_weights(load_public_config(settings), glyphs, folder)
+def weights(public_weights):
+    return public_weights
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +77,10 @@ def test_two_runs_have_the_one_query_network_and_begin_with_the_one_model(
     assert file_sha256(started[0] / "model.safetensors") != file_sha256(
         finished / "run" / "model.safetensors"
     )
+
+
+def test_their_query_network_is_the_one_that_a_run_would_train(weights, finished):
+    assert file_sha256(finished / "shared" / QUERY_NETWORK) == weights.files[QUERY_NETWORK]
 
 
 def test_the_account_is_that_of_a_run_without_them(started, finished):
@@ -126,24 +125,14 @@ def test_a_run_that_names_other_weights_is_found_out(started, tmp_path, name):
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_the_network_begins_as_the_public_model_whatever_the_label(
-    toy_settings, weights, conditional
+    toy_settings, settings, weights, conditional
 ):
     toy_settings["data"]["conditional"] = conditional
-    config = load_config(toy_settings)
+    config, plain = load_config(toy_settings), as_run(load_public_config(settings))
     images = load_image_sets(config).sensitive
     denoiser = new_denoiser(config, images).eval()
     begin_with(denoiser, weights)
-    plain = public_training.run_of_nobody(
-        load_public_config(
-            {"public": "glyphs", "image_size": 8, "color": "grey"}
-            | {section: toy_settings[section] for section in SHARED}
-        ),
-        images,
-        weights.folder,
-        progress=lambda *_: None,
-        known_networks=None,
-    )
-    public = new_denoiser(plain.config, plain.sets.sensitive).eval()
+    public = new_denoiser(plain, images).eval()
     public.load_state_dict(load_file(weights.folder / MODEL))
     x, sigma = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 10.0])
     labels = torch.tensor([0, 9, 10]) if conditional else None
